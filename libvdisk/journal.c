@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Writing the journal, and the commit that makes it durable; see journal.h. */
+#include "journal.h"
+
+#include "bytes.h"
+#include "checkpoint.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#define BODY_MAX (VD_RECORD_BLOCKS_MAX * VD_BLOCK - VD_RECORD_HEAD - VD_RECORD_BODY_HEAD)
+
+uint32_t vd_journal_cost(size_t op_bytes)
+{
+    /* Operations are not divided: each record but the last may end in a gap of one. */
+    size_t overhead = VD_RECORD_HEAD + VD_RECORD_BODY_HEAD;
+    return (uint32_t)(vd_div_up(op_bytes + overhead, VD_BLOCK) + op_bytes / (BODY_MAX / 2) * 3);
+}
+
+int vd_journal_admit(struct vdisk_image *image, uint32_t blocks)
+{
+    struct vd_journal *j = &image->journal;
+    for (;;) {
+        if (image->failed)
+            return vd_image_fail(image, VDISK_E_FAILED,
+                                 "an earlier write to the image file failed; open it again");
+        if (image->stamp << 24 >> 24 > (UINT64_C(1) << VD_STAMP_COUNTER) - (1u << 24))
+            return vd_image_fail(image, VDISK_E_LIMIT,
+                                 "too much was written since it was opened; open it again");
+        if (j->used + j->pending_blocks + j->reserved_blocks + blocks <= j->ring_blocks)
+            break;
+        /* Small writes reserve a block each; written together they take far less. */
+        bool thin = j->pending_blocks > 2 * vd_journal_cost(j->pending_bytes);
+        int r = thin ? vd_journal_emit(image) : vd_checkpoint_join(image);
+        if (r)
+            return r;
+    }
+    j->reserved_blocks += blocks;
+    return 0;
+}
+
+int vd_journal_ready(struct vdisk_image *image, size_t op_bytes)
+{
+    struct vd_journal *j = &image->journal;
+    if (j->pending_room - j->pending_bytes >= op_bytes)
+        return 0;
+    size_t room = (j->pending_bytes + op_bytes) * 2;
+    uint8_t *pending = realloc(j->pending, room);
+    if (!pending)
+        return -ENOMEM;
+    j->pending = pending;
+    j->pending_room = room;
+    return 0;
+}
+
+void vd_journal_add(struct vdisk_image *image, const struct vd_op *op)
+{
+    struct vd_journal *j = &image->journal;
+    size_t size = vd_op_size(op);
+    assert(j->pending_room - j->pending_bytes >= size);
+    vd_op_encode(op, j->pending + j->pending_bytes);
+    j->pending_bytes += size;
+    j->pending_count++;
+}
+
+void vd_journal_settle(struct vdisk_image *image, uint32_t blocks, bool added)
+{
+    image->journal.reserved_blocks -= blocks;
+    if (added)
+        image->journal.pending_blocks += blocks;
+}
+
+/* --- records --- */
+
+static size_t encoded_op_size(const uint8_t *p)
+{
+    struct vd_op op = {.type = (enum vd_op_type)p[0], .count = vd_get32(p + 4)};
+    return vd_op_size(&op);
+}
+
+/* How many bytes of whole operations fit into one record. */
+static size_t record_share(const uint8_t *ops, size_t bytes, uint32_t *count)
+{
+    size_t at = 0;
+    *count = 0;
+    while (at < bytes && at + encoded_op_size(ops + at) <= BODY_MAX) {
+        at += encoded_op_size(ops + at);
+        (*count)++;
+    }
+    return at;
+}
+
+struct record_buffer {
+    struct record_buffer *next;
+    uint8_t *bytes;
+    struct vdisk_io_request io[2]; /* the second where the ring starts over */
+};
+
+/* Seals one record and advances the journal; the write is the caller's to submit. */
+static int build_record(struct vdisk_image *image, struct vd_cipher *cipher, const uint8_t *ops,
+                        size_t op_bytes, uint32_t op_count, struct record_buffer **out)
+{
+    struct vd_journal *j = &image->journal;
+    uint32_t blocks =
+        (uint32_t)vd_div_up(VD_RECORD_HEAD + VD_RECORD_BODY_HEAD + op_bytes, VD_BLOCK);
+    uint32_t length = blocks * VD_BLOCK;
+    struct record_buffer *record = calloc(1, sizeof(*record));
+    uint8_t *bytes = record ? vd_buffer_new(length) : NULL;
+    if (!bytes) {
+        free(record);
+        return -ENOMEM;
+    }
+    memset(bytes, 0, length);
+    struct vd_record head = {
+        .durable = j->durable, .op_bytes = (uint32_t)op_bytes, .op_count = op_count};
+    memcpy(head.prev_tag, j->prev_tag, VD_TAG_BYTES);
+    vd_record_encode(&head, bytes + VD_RECORD_HEAD);
+    memcpy(bytes + VD_RECORD_HEAD + VD_RECORD_BODY_HEAD, ops, op_bytes);
+    struct vd_seal_context context = {
+        .image_id = image->header.image_id,
+        .stamp = vd_stamp_take(image, 1),
+        .address = j->seq,
+        .length = length - VD_RECORD_HEAD,
+        .kind = VD_SEAL_RECORD,
+    };
+    vd_put64(bytes + 16, context.stamp);
+    vd_put64(bytes + 24, j->seq);
+    vd_put32(bytes + 32, blocks);
+    int r = vd_seal(cipher, &context, bytes + VD_RECORD_HEAD, bytes + VD_RECORD_HEAD, bytes);
+    if (r) {
+        free(bytes);
+        free(record);
+        return r;
+    }
+    memcpy(j->prev_tag, bytes, VD_TAG_BYTES);
+    uint32_t first = blocks < j->ring_blocks - j->pos ? blocks : j->ring_blocks - j->pos;
+    record->bytes = bytes;
+    record->io[0] = (struct vdisk_io_request){
+        .op = VDISK_IO_WRITE,
+        .offset = (4 + (uint64_t)j->pos) * VD_BLOCK,
+        .data = bytes,
+        .length = (uint64_t)first * VD_BLOCK,
+    };
+    record->io[1] = (struct vdisk_io_request){
+        .op = VDISK_IO_WRITE,
+        .offset = 4 * VD_BLOCK,
+        .data = bytes + (size_t)first * VD_BLOCK,
+        .length = (uint64_t)(blocks - first) * VD_BLOCK,
+    };
+    j->pos = (j->pos + blocks) % j->ring_blocks;
+    j->used += blocks;
+    j->seq++;
+    *out = record;
+    return 0;
+}
+
+/* All pending operations as records, in memory. */
+static int build_records(struct vdisk_image *image, struct record_buffer **list)
+{
+    struct vd_journal *j = &image->journal;
+    struct vd_epoch_keys *keys = NULL;
+    struct record_buffer **tail = list;
+    int r = vd_keys_get(image, image->super->epoch, &keys);
+    if (r)
+        return r;
+    struct vd_cipher *cipher = vd_keys_take(keys);
+    if (!cipher)
+        r = -ENOMEM;
+    for (size_t at = 0; !r && at < j->pending_bytes;) {
+        uint32_t count;
+        size_t share = record_share(j->pending + at, j->pending_bytes - at, &count);
+        r = build_record(image, cipher, j->pending + at, share, count, tail);
+        if (!r)
+            tail = &(*tail)->next;
+        at += share;
+    }
+    vd_keys_give(keys, cipher);
+    vd_keys_put(keys);
+    j->pending_bytes = 0;
+    j->pending_count = 0;
+    j->pending_blocks = 0;
+    return r;
+}
+
+int vd_journal_emit(struct vdisk_image *image)
+{
+    struct vd_journal *j = &image->journal;
+    struct record_buffer *list = NULL;
+    struct vd_group group;
+    int r = 0;
+    vd_lock_exclusive(&image->loop, &j->lock);
+    if (image->failed) {
+        r = VDISK_E_FAILED;
+        goto out;
+    }
+    if (j->pending_bytes == 0)
+        goto out;
+    r = build_records(image, &list);
+    vd_group_init(&group, &image->loop);
+    for (struct record_buffer *record = list; !r && record; record = record->next) {
+        vd_group_io(&group, &record->io[0]);
+        if (record->io[1].length)
+            vd_group_io(&group, &record->io[1]);
+    }
+    int written = vd_group_wait(&group);
+    r = r ? r : written;
+    if (r)
+        vd_image_latch(image, r, "the journal cannot be written");
+out:
+    vd_unlock_exclusive(&image->loop, &j->lock);
+    while (list) {
+        struct record_buffer *next = list->next;
+        free(list->bytes);
+        free(list);
+        list = next;
+    }
+    return r;
+}
+
+/* --- commit: one sync for all who wait --- */
+
+static int commit_once(struct vdisk_image *image)
+{
+    struct vd_journal *j = &image->journal;
+    int r = vd_journal_emit(image);
+    uint64_t seq = j->seq;
+    if (r || j->durable >= seq)
+        return r;
+    r = vd_io(&image->loop, VDISK_IO_SYNC, 0, NULL, 0);
+    if (r)
+        return vd_image_latch(image, r, "the image file cannot be synced");
+    j->durable = vd_max64(j->durable, seq);
+    vd_checkpoint_kick(image);
+    return 0;
+}
+
+int vd_commit(struct vdisk_image *image)
+{
+    struct vd_commit *c = &image->commit;
+    uint64_t ticket = ++c->wanted;
+    while (c->done < ticket) {
+        if (c->running) {
+            vd_wait(&image->loop, &c->waiters);
+            continue;
+        }
+        uint64_t upto = c->wanted;
+        c->running = true;
+        int r = commit_once(image);
+        c->running = false;
+        c->done = upto;
+        if (r) {
+            c->failed = upto;
+            c->failed_result = r;
+        }
+        vd_wake_all(&image->loop, &c->waiters);
+    }
+    return ticket <= c->failed ? c->failed_result : 0;
+}

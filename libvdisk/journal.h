@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The journal (SPEC.md 14): what changed the map since the last checkpoint.
+ *
+ * Invariant: used + pending_blocks + reserved_blocks <= ring_blocks. Whoever is going to add
+ * operations reserves ring space first, so that a flush always finds room.
+ */
+#ifndef VD_JOURNAL_H
+#define VD_JOURNAL_H
+
+#include "image.h"
+
+/* Ring blocks that operations of so many bytes take at most, in a record of their own. */
+uint32_t vd_journal_cost(size_t op_bytes);
+/* Waits until there is room, and reserves it. No lock may be held. Latched images fail. */
+int vd_journal_admit(struct vdisk_image *image, uint32_t blocks);
+/* Memory for so many more bytes of operations. Never waits. -ENOMEM. */
+int vd_journal_ready(struct vdisk_image *image, size_t op_bytes);
+/* Notes an operation that was applied. vd_journal_ready made room. */
+void vd_journal_add(struct vdisk_image *image, const struct vd_op *op);
+/* The reservation ends: its blocks now stand for what was added. */
+void vd_journal_settle(struct vdisk_image *image, uint32_t blocks, bool added);
+/* Writes what is pending as records; not yet durable. Latches on failure. May wait. */
+int vd_journal_emit(struct vdisk_image *image);
+/* Everything that completed before is durable when this returns 0. May wait. */
+int vd_commit(struct vdisk_image *image);
+
+/* --- recover.c --- */
+/* Reads the journal and applies it in memory (SPEC.md 15). May wait. */
+int vd_journal_recover(struct vdisk_image *image);
+
+#endif

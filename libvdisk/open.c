@@ -1,0 +1,424 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Opening and closing an image (SPEC.md 15). */
+#include "open.h"
+
+#include "bytes.h"
+#include "checkpoint.h"
+#include "clusters.h"
+#include "data.h"
+#include "error.h"
+#include "journal.h"
+#include "snapshot.h"
+#include "tasks.h"
+
+#include <errno.h>
+#include <sodium.h>
+#include <stdlib.h>
+
+/* --- memory --- */
+
+struct vdisk_image *vd_image_new(struct vdisk_io *io, struct vdisk_workers *workers,
+                                 struct vdisk_image *above, size_t cache_bytes)
+{
+    struct vdisk_image *image = calloc(1, sizeof(*image));
+    if (!image || (!above && vd_loop_init(&image->loop, io, workers))) {
+        free(image);
+        return NULL;
+    }
+    if (above) {
+        vd_loop_init_view(&image->loop, &above->loop, io);
+        image->depth = above->depth + 1;
+    }
+    image->slot_used = -1;
+    cache_bytes = cache_bytes ? cache_bytes : VD_DEFAULT_CACHE_BYTES;
+    image->cache.limit = cache_bytes / 4 * 3;
+    image->master = vdisk_secret_alloc(sizeof(*image->master));
+    image->volume_key = vdisk_secret_alloc(VD_KEY_BYTES);
+    image->super = vdisk_secret_alloc(sizeof(*image->super));
+    if (!image->master || !image->volume_key || !image->super) {
+        image->loop.io = NULL;
+        vd_image_free(image);
+        return NULL;
+    }
+    memset(image->super, 0, sizeof(*image->super));
+    return image;
+}
+
+void vd_image_free(struct vdisk_image *image)
+{
+    if (!image)
+        return;
+    vd_base_close(image);
+    vd_tree_release(&image->map);
+    vd_tree_release(&image->epochs);
+    vd_tree_release(&image->snaps);
+    vd_tree_release(&image->alloc.tree);
+    vd_runs_release(&image->alloc.frees);
+    vd_runs_release(&image->alloc.reserve);
+    free(image->journal.pending);
+    vd_keyring_release(image);
+    vd_cipher_free(image->table_cipher);
+    vd_codecs_release(image);
+    vd_pool_release(&image->pool);
+    vd_clusters_free(image->clusters);
+    vdisk_secret_free(image->master);
+    vdisk_secret_free(image->volume_key);
+    vdisk_secret_free(image->super);
+    struct vdisk_io *io = image->loop.io;
+    vd_loop_release(&image->loop);
+    if (io)
+        io->ops->close(io);
+    free(image);
+}
+
+/* --- the header --- */
+
+static int read_copy(struct vdisk_image *image, uint64_t block, uint8_t *bytes,
+                     struct vd_header *header, struct vdisk_error *error)
+{
+    int r = vd_io(&image->loop, VDISK_IO_READ, block * VD_BLOCK, bytes, VD_HEADER_BYTES);
+    if (r)
+        return vd_fail(error, r, "cannot read the image file: %s", vdisk_strerror(r));
+    return vd_header_decode(header, bytes, error);
+}
+
+/* Copy B where copy A is destroyed: its place depends on the size of the journal. */
+static int find_copy_b(struct vdisk_image *image, uint8_t *bytes, struct vd_header *header)
+{
+    struct vdisk_error ignored;
+    int r = VDISK_E_MALFORMED;
+    for (unsigned k = VD_JOURNAL_LOG2_MIN; k <= VD_JOURNAL_LOG2_MAX && r; k++) {
+        r = read_copy(image, UINT64_C(1) << k, bytes, header, &ignored);
+        if (!r && header->journal_log2 != k)
+            r = VDISK_E_MALFORMED;
+    }
+    return r;
+}
+
+int vd_header_load(struct vdisk_image *image, uint8_t *bytes)
+{
+    struct vdisk_error error_a = {0}, error_b = {0};
+    struct vd_header *b = calloc(1, sizeof(*b));
+    uint8_t *bytes_b = vd_buffer_new(VD_HEADER_BYTES);
+    int ra = -ENOMEM, rb = -ENOMEM;
+    if (b && bytes_b) {
+        ra = read_copy(image, 0, bytes, &image->header, &error_a);
+        if (ra)
+            rb = find_copy_b(image, bytes_b, b);
+        else
+            rb = read_copy(image, UINT64_C(1) << image->header.journal_log2, bytes_b, b, &error_b);
+        image->header_damaged = ra || rb || memcmp(bytes, bytes_b, VD_HEADER_BYTES) != 0;
+        image->header_b_first = !ra && (rb || b->generation < image->header.generation);
+    }
+    if (!rb && (ra || b->generation > image->header.generation)) {
+        memcpy(bytes, bytes_b, VD_HEADER_BYTES);
+        image->header = *b;
+        ra = 0;
+    }
+    if (ra)
+        image->error = error_a;
+    free(b);
+    free(bytes_b);
+    return ra;
+}
+
+int vd_header_store(struct vdisk_image *image)
+{
+    uint8_t *bytes = vd_buffer_new(VD_HEADER_BYTES);
+    if (!bytes)
+        return -ENOMEM;
+    image->header.generation++;
+    vd_header_encode(&image->header, image->master->header, bytes);
+    uint64_t place[2] = {0, (UINT64_C(1) << image->header.journal_log2) * VD_BLOCK};
+    int r = 0;
+    for (unsigned i = 0; i < 2 && !r; i++) {
+        r = vd_io(&image->loop, VDISK_IO_WRITE, place[i ^ image->header_b_first], bytes,
+                  VD_HEADER_BYTES);
+        if (!r)
+            r = vd_io(&image->loop, VDISK_IO_SYNC, 0, NULL, 0);
+    }
+    free(bytes);
+    if (r)
+        return vd_image_latch(image, r, "the header cannot be written");
+    image->header_damaged = image->header_b_first = false;
+    return 0;
+}
+
+int vd_image_unlock(struct vdisk_image *image)
+{
+    uint8_t secret[VD_KEY_BYTES];
+    vd_master_derive(image->master, image->volume_key);
+    vd_epoch_table_secret(image->master, image->header.image_id, secret);
+    image->table_cipher = vd_cipher_new(secret);
+    sodium_memzero(secret, sizeof(secret));
+    return image->table_cipher ? 0 : -ENOMEM;
+}
+
+/* --- the superblock --- */
+
+static int open_slot(struct vdisk_image *image, uint64_t block, struct vd_superblock *super)
+{
+    uint8_t secret[VD_KEY_BYTES];
+    uint8_t *bytes = vd_buffer_new(VD_BLOCK);
+    if (!bytes)
+        return -ENOMEM;
+    int r = vd_io(&image->loop, VDISK_IO_READ, block * VD_BLOCK, bytes, VD_BLOCK);
+    if (!r) {
+        struct vd_seal_context context = {
+            .image_id = image->header.image_id,
+            .length = VD_SUPER_BODY,
+            .kind = VD_SEAL_SUPERBLOCK,
+        };
+        vd_superblock_secret(image->master, image->header.image_id, bytes, secret);
+        struct vd_cipher *cipher = vd_cipher_new(secret);
+        sodium_memzero(secret, sizeof(secret));
+        uint8_t *body = bytes + VD_SUPER_BODY_AT;
+        r = cipher ? vd_open(cipher, &context, body, body, bytes + VD_SALT_BYTES) : -ENOMEM;
+        vd_cipher_free(cipher);
+        if (!r)
+            r = vd_superblock_decode(super, body, &image->header, &image->error);
+        sodium_memzero(bytes, VD_BLOCK);
+    }
+    free(bytes);
+    return r;
+}
+
+static int load_superblock(struct vdisk_image *image)
+{
+    uint64_t slot_b = (UINT64_C(1) << image->header.journal_log2) + 2;
+    struct vd_superblock *b = vdisk_secret_alloc(sizeof(*b));
+    if (!b)
+        return -ENOMEM;
+    int ra = open_slot(image, 2, image->super);
+    int rb = open_slot(image, slot_b, b);
+    image->superblock_damaged = ra || rb || b->generation != image->super->generation;
+    image->superblock_behind = !ra && !rb && b->generation != image->super->generation;
+    image->superblock_b_first = !ra && (rb || b->generation < image->super->generation);
+    if (!rb && (ra || b->generation > image->super->generation)) {
+        *image->super = *b;
+        ra = 0;
+    }
+    vdisk_secret_free(b);
+    if (ra == VDISK_E_NOT_AUTHENTIC)
+        return vd_image_corrupt(image, ra, "neither copy of the superblock is authentic");
+    return ra;
+}
+
+/* --- setting up --- */
+
+int vd_image_set_up(struct vdisk_image *image)
+{
+    const struct vd_superblock *s = image->super;
+    vd_tree_init(&image->map, image, VD_TREE_MAP, s->height[VD_TREE_MAP], &s->root[VD_TREE_MAP]);
+    vd_tree_init(&image->alloc.tree, image, VD_TREE_ALLOC, s->height[VD_TREE_ALLOC],
+                 &s->root[VD_TREE_ALLOC]);
+    vd_tree_init(&image->epochs, image, VD_TREE_EPOCHS, s->height[VD_TREE_EPOCHS],
+                 &s->root[VD_TREE_EPOCHS]);
+    vd_tree_init(&image->snaps, image, VD_TREE_SNAPS, s->height[VD_TREE_SNAPS],
+                 &s->root[VD_TREE_SNAPS]);
+    image->alloc.host_blocks = s->host_blocks;
+    image->alloc.used_blocks = s->used_blocks;
+    image->alloc.rover = vd_data_start(image);
+    image->journal.ring_blocks = (1u << image->header.journal_log2) - 4;
+    image->journal.seq = s->journal_seq;
+    image->journal.pos = s->journal_pos;
+    memcpy(image->journal.prev_tag, s->journal_prev_tag, VD_TAG_BYTES);
+    image->stamp = s->last_stamp;
+    image->size = s->size;
+    image->clusters = vd_clusters_new(image->cache.limit / 3, vd_cluster_bytes(image));
+    return image->clusters ? 0 : -ENOMEM;
+}
+
+static int unlock_header(struct vdisk_image *image, const struct vdisk_key *key,
+                         const uint8_t *volume_key, const uint8_t *bytes)
+{
+    unsigned slot;
+    if (volume_key) {
+        uint8_t commitment[32];
+        memcpy(image->volume_key, volume_key, VD_KEY_BYTES);
+        vd_key_commitment(volume_key, image->header.image_id, commitment);
+        if (sodium_memcmp(commitment, image->header.commitment, 32) != 0)
+            return vd_image_fail(image, VDISK_E_BASE_CHANGED,
+                                 "the base has another volume key than the overlay recorded");
+    } else {
+        int r = vd_header_unlock(&image->header, key, &slot, image->volume_key, &image->error);
+        if (r)
+            return r;
+        image->slot_used = (int)slot;
+    }
+    int r = vd_image_unlock(image);
+    if (!r && vd_header_verify(bytes, image->master->header))
+        r = vd_image_corrupt(image, VDISK_E_NOT_AUTHENTIC, "the header is not authentic");
+    return r;
+}
+
+/* The other copy in the place of the chosen one, which does not open: everybody can make a
+ * checksum right, and a generation high. */
+static int load_other(struct vdisk_image *image, uint8_t *bytes)
+{
+    struct vdisk_error ignored;
+    struct vd_header *header = calloc(1, sizeof(*header));
+    uint8_t *copy = vd_buffer_new(VD_HEADER_BYTES);
+    int r = -ENOMEM;
+    if (header && copy) {
+        r = read_copy(image, 0, copy, header, &ignored);
+        image->header_b_first = !r && memcmp(copy, bytes, VD_HEADER_BYTES) != 0;
+        if (!image->header_b_first)
+            r = find_copy_b(image, copy, header);
+    }
+    if (!r) {
+        memcpy(bytes, copy, VD_HEADER_BYTES);
+        image->header = *header;
+    }
+    free(header);
+    free(copy);
+    return r;
+}
+
+static int unlock_either(struct vdisk_image *image, const struct vdisk_key *key,
+                         const uint8_t *volume_key, uint8_t *bytes)
+{
+    int r = unlock_header(image, key, volume_key, bytes);
+    if (!r || r == -ENOMEM || !image->header_damaged)
+        return r;
+    struct vdisk_error error = image->error;
+    vd_cipher_free(image->table_cipher);
+    image->table_cipher = NULL;
+    if (load_other(image, bytes) == 0 && unlock_header(image, key, volume_key, bytes) == 0)
+        return 0;
+    image->error = error;
+    return r;
+}
+
+int vd_image_load(struct vdisk_image *image, const struct vdisk_key *key, const uint8_t *volume_key,
+                  const char *path, const char *base_path)
+{
+    uint8_t *bytes = vd_buffer_new(VD_HEADER_BYTES);
+    if (!bytes)
+        return -ENOMEM;
+    int r = vd_header_load(image, bytes);
+    if (!r)
+        r = unlock_either(image, key, volume_key, bytes);
+    free(bytes);
+    if (!r && image->header.split_bytes && path)
+        r = vdisk_io_plain_set_split(image->loop.io, image->header.split_bytes,
+                                     image->header.part_set);
+    if (!r)
+        r = load_superblock(image);
+    if (!r)
+        r = vd_image_set_up(image);
+    if (!r)
+        r = vd_snapshot_resume(image);
+    if (!r)
+        r = vd_journal_recover(image);
+    if (!r && !image->read_only)
+        r = vd_reserve_adopt(image, image->super->reserve, image->super->reserve_count);
+    if (!r && image->super->overlay)
+        r = vd_base_open(image, path, base_path);
+    return r;
+}
+
+struct opening {
+    const char *path;
+    const struct vdisk_open_options *options;
+    const struct vdisk_key *key;
+};
+
+static int load_entry(struct vdisk_image *image, void *arg)
+{
+    const struct opening *o = arg;
+    return vd_image_load(image, o->key, NULL, o->path, o->options->base_path);
+}
+
+int vdisk_open(const char *path, const struct vdisk_open_options *options,
+               const struct vdisk_key *key, struct vdisk_image **out, struct vdisk_error *error)
+{
+    struct vdisk_open_options defaults = {.struct_bytes = sizeof(defaults)};
+    struct vdisk_io *io = options ? options->io : NULL;
+    options = options ? options : &defaults;
+    int r = 0;
+    if (!io)
+        r = vdisk_io_plain_open(path, options->read_only ? VDISK_OPEN_READ_ONLY : 0, &io, error);
+    if (r)
+        return r;
+    struct vdisk_image *image = vd_image_new(io, options->workers, NULL, options->cache_bytes);
+    if (!image) {
+        io->ops->close(io);
+        return vd_fail(error, -ENOMEM, "out of memory");
+    }
+    image->read_only = options->read_only;
+    struct opening opening = {options->io ? NULL : path, options, key};
+    r = vd_run(image, load_entry, &opening);
+    if (r) {
+        if (error) {
+            *error = image->error;
+            error->code = r;
+        }
+        vd_image_free(image);
+        return r;
+    }
+    *out = image;
+    return 0;
+}
+
+/* --- closing --- */
+
+static int finish(struct vdisk_image *image, void *arg)
+{
+    (void)arg;
+    if (image->read_only || image->failed)
+        return image->failed ? VDISK_E_FAILED : 0;
+    if (image->recovered || image->header_damaged || image->superblock_damaged) {
+        int r = vd_begin_writing(image);
+        if (r)
+            return r;
+    }
+    if (image->header_damaged) {
+        int r = vd_header_store(image);
+        if (r)
+            return r;
+    }
+    bool dirty = image->map.dirty_nodes || image->alloc.tree.dirty_nodes || image->journal.used ||
+                 image->journal.pending_bytes || image->alloc.frees.count;
+    return image->epoch_begun && dirty ? vd_checkpoint(image, NULL) : 0;
+}
+
+static void drain(struct vdisk_image *image)
+{
+    while (image->requests || image->loop.coroutines)
+        (void)vdisk_poll(image, true);
+}
+
+int vdisk_close(struct vdisk_image *image, struct vdisk_error *error)
+{
+    if (!image)
+        return 0;
+    drain(image);
+    int r = vd_run(image, finish, NULL);
+    drain(image);
+    if (r && error) {
+        *error = image->error;
+        error->code = r;
+    }
+    vd_image_free(image);
+    return r;
+}
+
+void vdisk_abandon(struct vdisk_image *image)
+{
+    if (!image)
+        return;
+    drain(image);
+    vd_image_free(image);
+}
+
+static int checkpoint_entry(struct vdisk_image *image, void *arg)
+{
+    (void)arg;
+    return vd_checkpoint(image, NULL);
+}
+
+int vdisk_checkpoint(struct vdisk_image *image)
+{
+    return vd_run(image, checkpoint_entry, NULL);
+}
