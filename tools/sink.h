@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Where a drive is copied to: a stream, a file, a block device, or another format by way of NBD.
+ *
+ * Every byte of the copied range is handed over once, in order, as data or as zeros. A failing
+ * function says why in `error`; nothing is called after that but close().
+ */
+#ifndef TOOLS_SINK_H
+#define TOOLS_SINK_H
+
+#include "vdisk/error.h"
+
+#include <stdint.h>
+
+struct nbd_client;
+struct sink;
+
+struct sink_ops {
+    int (*data)(struct sink *sink, uint64_t offset, const void *data, uint64_t length);
+    int (*zeros)(struct sink *sink, uint64_t offset, uint64_t length);
+};
+
+struct sink {
+    const struct sink_ops *ops;
+    const char *name; /* for messages */
+    int fd;
+    struct nbd_client *client;
+    struct vdisk_error error;
+};
+
+/* In order to a pipe or the like; zeros are written. */
+void sink_stream(struct sink *sink, const char *name, int fd);
+/* A new file that has its full length already and reads as zeros: zeros are left out, also those
+ * within data. */
+void sink_file(struct sink *sink, const char *name, int fd);
+/* A block device with whatever was on it: zeros are written too. */
+void sink_device(struct sink *sink, const char *name, int fd);
+/* A new drive behind an NBD server, reading as zeros. */
+void sink_nbd(struct sink *sink, const char *name, struct nbd_client *client);
+
+#endif
