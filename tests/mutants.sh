@@ -1,0 +1,213 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Takes out a barrier, a tag check, a counter step or a rule of the engine, one at a time, in a
+# copy of the tree: each time a test must fail.
+#
+#     tests/mutants.sh [PATTERN]      only mutants whose name matches the shell pattern
+#
+# Prints `ok - NAME` where a test failed, `not ok - NAME` where none did, where the edit no longer
+# applies, or where the result does not compile. CC and JOBS are taken from the environment.
+set -uo pipefail
+
+source_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+pattern=${1:-*}
+killed=0 survived=0
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+copy() {
+    mkdir "$scratch/tree"
+    cp -r "$source_dir"/{Makefile,include,libvdisk,tests,tools} "$scratch/tree"
+    [ -d "$source_dir/fuzz" ] && cp -r "$source_dir/fuzz" "$scratch/tree"
+}
+
+build() { # PROGRAM...
+    make -C "$scratch/tree" -s -j"${JOBS:-2}" CC="${CC:-gcc}" BUILD=out "${@/#/out/tests/}" \
+        >"$scratch/build.log" 2>&1
+}
+
+# crash:N is the power-cut test with N seeds; anything else a test program.
+program() { echo "${1/#crash:*/test_crash}"; }
+
+run() { # TEST
+    local arguments=()
+    [[ $1 == crash:* ]] && arguments=(--seed 1 --runs "${1#crash:}")
+    (cd "$scratch/tree" && VDISK_SRC=$scratch/tree timeout 300 \
+        "out/tests/$(program "$1")" "${arguments[@]}") >"$scratch/run.log" 2>&1
+} 2>/dev/null # the shell's own word about a program that was killed
+
+report() { # ok|'not ok' NAME [WHY]
+    echo "$1 - $2${3:+: $3}"
+    if [ "$1" = ok ]; then killed=$((killed + 1)); else survived=$((survived + 1)); fi
+}
+
+# mutant NAME FILE SED TEST...: one of the tests must fail.
+mutant() {
+    local name=$1 file=$2 edit=$3 tests=("${@:4}") test found=
+    # shellcheck disable=SC2053 # a pattern is meant
+    [[ $name == $pattern ]] || return 0
+    cp "$scratch/tree/$file" "$scratch/saved"
+    sed -i -E "$edit" "$scratch/tree/$file"
+    if cmp -s "$scratch/saved" "$scratch/tree/$file"; then
+        report 'not ok' "$name" "the edit does not apply to $file"
+        return
+    fi
+    for test in "${tests[@]}"; do
+        if ! build "$(program "$test")"; then
+            report 'not ok' "$name" "does not compile: $(grep -m1 error "$scratch/build.log")"
+            found=broken
+            break
+        fi
+        if ! run "$test"; then
+            report ok "$name" "found by $(program "$test")"
+            found=yes
+            break
+        fi
+    done
+    [ -n "$found" ] || report 'not ok' "$name" "no test failed (${tests[*]})"
+    cp "$scratch/saved" "$scratch/tree/$file"
+}
+
+# within FUNCTION EDIT: the edit in the body of one function.
+within() { printf '/^[a-z].*[ *]%s\\(/,/^\\}/ { %s }' "$1" "$2"; }
+
+copy
+for test in crash:24 test_tamper test_crypto; do
+    if ! build "$(program "$test")" || ! run "$test"; then
+        tail -n 20 "$scratch"/*.log
+        echo "not ok - without a mutant $test passes"
+        exit 1
+    fi
+done
+
+# Read as a whole before anything runs, so that the file may be edited meanwhile.
+all_mutants() {
+local lib=libvdisk sync
+
+# --- barriers ---
+
+sync='vd_io\(&image->loop, VDISK_IO_SYNC, 0, NULL, 0\)'
+mutant 'a flush does not sync' $lib/journal.c "$(within commit_once "s/$sync/0/")" crash:24
+mutant 'a checkpoint does not sync before the superblock' $lib/checkpoint.c \
+    "$(within write_out "s/$sync/0/")" crash:24
+mutant 'no sync between the two superblock slots' $lib/checkpoint.c \
+    "$(within write_slot "s/return r \?/return r || block == 2 ?/")" crash:24
+mutant 'no sync after the second superblock slot' $lib/checkpoint.c \
+    "$(within write_slot "s/return r \?/return r || block != 2 ?/")" crash:60
+mutant 'no sync between the two headers' $lib/open.c \
+    "$(within vd_header_store "s/if \(!r\)$/if (!r \&\& i)/")" crash:60
+mutant 'no sync after the second header' $lib/open.c \
+    "$(within vd_header_store "s/if \(!r\)$/if (!r \&\& !i)/")" crash:60
+mutant 'the good superblock slot is written first' $lib/checkpoint.c \
+    "$(within write_out 's/i \^ image->superblock_b_first/i/')" crash:60
+mutant 'the good header is written first' $lib/open.c \
+    "$(within vd_header_store 's/i \^ image->header_b_first/i/')" crash:200
+mutant 'only one superblock slot is written' $lib/checkpoint.c \
+    "$(within write_out 's/i < 2/i < 1/')" crash:24
+mutant 'a flush does not write the journal' $lib/journal.c \
+    "$(within commit_once 's/int r = vd_journal_emit\(image\)/int r = 0/')" crash:24
+mutant 'a flush does not wait for the sync of others' $lib/journal.c \
+    "$(within vd_commit 's/uint64_t upto = c->wanted/uint64_t upto = c->wanted + 1/')" crash:60
+mutant 'operations are journalled before their data is written' $lib/write.c \
+    "$(within vd_write_piece 's/r = write_runs\(&p\)/r = commit(\&p), !r ? r = write_runs(\&p) : r/
+       ; s/^( *)r = commit\(&p\);/\1;/')" crash:24
+mutant 'nothing is written into the snapshot before it is taken' $lib/checkpoint.c \
+    "$(within run_checkpoint 's/vd_(un)?lock_exclusive\(&image->loop, &image->gate\);/;/')" crash:60
+
+# --- what waits for a checkpoint ---
+
+mutant 'freed blocks are reused before the checkpoint is durable' $lib/checkpoint.c \
+    "$(within run_checkpoint 's/r = write_out\(&cp\);/vd_reserve_recycle(image, \&cp.freed), cp.freed.count = 0, r = write_out(\&cp);/')" crash:24
+mutant 'the ring is reused before the checkpoint is durable' $lib/checkpoint.c \
+    "$(within write_out 's/^    struct vd_group group;/image->journal.used -= cp->journal_used; cp->journal_used = 0; struct vd_group group;/')" crash:60
+mutant 'the reserve is not held after opening' $lib/open.c \
+    's/r = vd_reserve_adopt\(.*/r = 0;/' test_faults_space
+mutant 'the reserve is not in the superblock' $lib/checkpoint.c \
+    's/super->reserve_count = vd_reserve_runs\(image, super->reserve\)/super->reserve_count = 0/' \
+    test_faults_space
+
+# --- recovery ---
+
+mutant 'recovery does not verify the data of the tail' $lib/recover.c \
+    "$(within verify_tail 's/r = verify_op\(rec, &op\)/(void)verify_op(rec, \&op)/')" crash:24
+mutant 'recovery verifies nothing from the first durable record on' $lib/recover.c \
+    "$(within verify_tail 's/seq < rec->durable/seq >= rec->durable/')" crash:24
+mutant 'recovery goes on after a record without its data' $lib/recover.c \
+    "$(within verify_tail 's/while \(\*p\) \{/if (*p) {/')" crash:24
+mutant 'records claim that they are durable themselves' $lib/journal.c \
+    "$(within build_record 's/\.durable = j->durable/.durable = j->seq + 1/')" crash:24
+mutant 'records never tell what is durable' $lib/journal.c \
+    "$(within build_record 's/\.durable = j->durable/.durable = 0/')" test_tamper crash:24
+mutant 'damage to a durable record is accepted' $lib/recover.c \
+    "$(within refuse_damage 's/if \(damaged\)/if (0)/')" test_tamper
+mutant 'damage before a durable record is not looked for' $lib/recover.c \
+    "$(within refuse_damage 's/damaged = found && .*/damaged = false;/')" test_tamper
+mutant 'the chain of record tags is ignored' $lib/recover.c \
+    "$(within read_chain 's/memcmp\(found->record.prev_tag, j->prev_tag, VD_TAG_BYTES\) != 0 \|\|//')" test_tamper
+mutant 'recovery does not count what records use' $lib/recover.c \
+    's/int r = vd_alloc_use_load\(image, op->block, blocks\)/int r = 0; (void)blocks/' crash:24
+mutant 'recovery ignores cleared ranges' $lib/recover.c \
+    's/op->type == VD_OP_HOLE,$/op->type == VD_OP_HOLE \&\& 0,/; s/if \(op->type == VD_OP_ZERO \|\| op->type == VD_OP_HOLE\)/if (op->type == VD_OP_ZERO || op->type == VD_OP_HOLE) return 0; if (0)/' crash:24
+mutant 'the older superblock is chosen' $lib/open.c \
+    "$(within load_superblock 's/ra \|\| b->generation > image/ra || b->generation < image/')" crash:24
+
+# --- tags ---
+
+mutant 'opening skips the comparison of tags' $lib/crypto.c \
+    "$(within vd_open 's/vd_verify\([^)]*\)/0/')" test_crypto
+mutant 'verifying skips the comparison of tags' $lib/crypto.c \
+    "$(within vd_verify 's/sodium_memcmp\(computed, tag, sizeof\(computed\)\)/0/')" test_crypto
+mutant 'data is bound to no address' $lib/read.c 's/context\.address = .*/context.address = 0;/' \
+    crash:1
+mutant 'the header is not authenticated' $lib/open.c \
+    's/if \(!r && vd_header_verify\(.*\)\)/if (0)/' test_forged
+
+# --- counters ---
+
+mutant 'stamps do not advance' $lib/image.c 's/image->stamp \+= count;/;/' crash:24
+mutant 'a run of blocks takes one stamp' $lib/image.c \
+    's/image->stamp \+= count;/image->stamp += 1;/' crash:60
+mutant 'sequence numbers do not advance' $lib/journal.c \
+    "$(within build_record 's/j->seq\+\+;/;/')" crash:24
+mutant 'the place in the ring does not advance' $lib/journal.c \
+    "$(within build_record 's/j->pos = .*;/;/')" crash:24
+mutant 'epochs do not advance' $lib/checkpoint.c \
+    "$(within new_epoch 's/super->epoch \+ 1;/super->epoch + (super->epoch == 0);/')" \
+    test_tamper crash:60
+mutant 'the salt of an epoch is not fresh' $lib/checkpoint.c \
+    "$(within new_epoch 's/randombytes_buf\(super->epoch_salt, VD_SALT_BYTES\);/super->epoch_salt[0] |= 1;/')" test_forged
+mutant 'the generation does not advance' $lib/checkpoint.c 's/super->generation\+\+;/;/' crash:24
+
+# --- who owns what ---
+
+mutant 'the live state owns what its parent has: data' $lib/map.c \
+    "$(within drop_extent 's/stamp > vd_parent_stamp/stamp + 1000 > vd_parent_stamp/')" crash:60
+mutant 'the live state owns nothing: data' $lib/map.c \
+    "$(within drop_extent 's/stamp > vd_parent_stamp\(([^;]*)\)\)$/stamp > vd_parent_stamp(\1) + 8)/')" crash:60
+mutant 'the live state owns what its parent has: nodes' $lib/checkpoint.c \
+    "$(within drop_old 's/ref\.stamp <= /ref.stamp < /')" crash:60
+mutant 'a deletion under way: the parent below the cursor' $lib/map.c \
+    "$(within vd_parent_stamp 's/return image->deleting_parent_stamp;/return super->parent_stamp;/')" crash:200
+mutant 'a deletion under way: the cursor, too far' $lib/map.c \
+    "$(within vd_parent_stamp 's/leaf_end <= super->delete_cursor/leaf_end <= super->delete_cursor + 1/')" crash:200
+mutant 'a deletion under way: the cursor, not far enough' $lib/map.c \
+    "$(within vd_parent_stamp 's/leaf_end <= super->delete_cursor/leaf_end < super->delete_cursor/')" crash:200
+mutant 'a deletion frees what the parent has' $lib/reap.c \
+    's/ && !has_raw\(other\[0\], i, b->stamp\)//; s/!has_zstd\(other\[0\], c, z->stamp\) && //' crash:60
+mutant 'a deletion frees what the child has' $lib/reap.c \
+    's/!has_raw\(other\[1\], i, b->stamp\)/1/; s/!has_zstd\(other\[1\], c, z->stamp\)/1/' crash:60
+mutant 'a snapshot with two children is deleted' $lib/reap.c \
+    's/s->children <= 1/s->children <= 2/' crash:200
+mutant 'a child keeps the deleted parent' $lib/reap.c \
+    "$(within reparent_one 's/snap->parent = p->to;/;/')" crash:60
+mutant 'a deletion that was cut short does not find its parent again' $lib/open.c \
+    's/r = vd_snapshot_resume\(image\)/r = 0/' crash:200
+mutant 'a smaller drive keeps what lay beyond' $lib/resize.c \
+    's/r = vd_do_clear\(.*/r = 0;/' crash:60
+}
+
+all_mutants
+echo "$killed mutants were found by a test, $survived were not"
+[ "$survived" -eq 0 ] && [ "$killed" -gt 0 ]
+exit
