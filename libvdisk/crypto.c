@@ -10,7 +10,8 @@
  *   heap and wipes them when a context is freed.
  *
  * Speed: the keys of a context are set once. A call sets only the IV, which leaves key schedule and
- * GHASH table alone; at 4 KiB a new key for each call would cost as much as the data.
+ * GHASH table alone; at 4 KiB a new key for each call would cost as much as the data. GMAC goes
+ * through modes.h: by EVP it is the same code behind 100 to 200 ns of parameters, a fifth at 4 KiB.
  */
 #include "crypto.h"
 #include "bytes.h"
@@ -18,9 +19,8 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <openssl/core_names.h>
 #include <openssl/evp.h>
-#include <openssl/params.h>
+#include <openssl/modes.h>
 #include <sodium.h>
 #include <stdlib.h>
 
@@ -39,7 +39,8 @@ _Static_assert(crypto_kdf_KEYBYTES == VD_KEY_BYTES, "length of a key");
 
 struct vd_cipher {
     EVP_CIPHER_CTX *encrypt, *decrypt; /* AES-256-XTS */
-    EVP_CIPHER_CTX *hash;              /* AES-256-GCM, only ever given additional data */
+    EVP_CIPHER_CTX *hash_block;        /* AES-256-ECB under the hash key, for `hash` */
+    GCM128_CONTEXT *hash;              /* only ever given additional data */
     EVP_CIPHER_CTX *prf;               /* AES-256-ECB */
 };
 
@@ -64,6 +65,14 @@ static EVP_CIPHER_CTX *keyed(const EVP_CIPHER *cipher, const uint8_t *key, int e
     return ctx;
 }
 
+static void encrypt_block(const uint8_t in[16], uint8_t out[16], const void *key)
+{
+    int done;
+
+    /* One block under a key that is set: there is nothing left that could fail. */
+    (void)EVP_EncryptUpdate((EVP_CIPHER_CTX *)(uintptr_t)key, out, &done, in, 16);
+}
+
 struct vd_cipher *vd_cipher_new(const uint8_t secret[static VD_KEY_BYTES])
 {
     uint8_t xts_key[XTS_KEY_BYTES], hash_key[VD_KEY_BYTES], prf_key[VD_KEY_BYTES];
@@ -76,15 +85,19 @@ struct vd_cipher *vd_cipher_new(const uint8_t secret[static VD_KEY_BYTES])
     crypto_kdf_derive_from_key(prf_key, sizeof(prf_key), 3, KDF_PRF, secret);
     cipher->encrypt = keyed(EVP_aes_256_xts(), xts_key, 1);
     cipher->decrypt = keyed(EVP_aes_256_xts(), xts_key, 0);
-    cipher->hash = keyed(EVP_aes_256_gcm(), hash_key, 1);
+    cipher->hash_block = keyed(EVP_aes_256_ecb(), hash_key, 1);
     cipher->prf = keyed(EVP_aes_256_ecb(), prf_key, 1);
     sodium_memzero(xts_key, sizeof(xts_key));
     sodium_memzero(hash_key, sizeof(hash_key));
     sodium_memzero(prf_key, sizeof(prf_key));
-    if (!cipher->encrypt || !cipher->decrypt || !cipher->hash || !cipher->prf)
+    if (!cipher->encrypt || !cipher->decrypt || !cipher->hash_block || !cipher->prf)
         goto failed;
     /* Only where it matters: OpenSSL sets it again at every new IV. */
-    if (EVP_CIPHER_CTX_set_padding(cipher->prf, 0) != 1)
+    if (EVP_CIPHER_CTX_set_padding(cipher->prf, 0) != 1 ||
+        EVP_CIPHER_CTX_set_padding(cipher->hash_block, 0) != 1)
+        goto failed;
+    cipher->hash = CRYPTO_gcm128_new(cipher->hash_block, encrypt_block);
+    if (!cipher->hash)
         goto failed;
     return cipher;
 
@@ -99,7 +112,8 @@ void vd_cipher_free(struct vd_cipher *cipher)
         return;
     EVP_CIPHER_CTX_free(cipher->encrypt);
     EVP_CIPHER_CTX_free(cipher->decrypt);
-    EVP_CIPHER_CTX_free(cipher->hash);
+    CRYPTO_gcm128_release(cipher->hash); /* NULL is allowed */
+    EVP_CIPHER_CTX_free(cipher->hash_block);
     EVP_CIPHER_CTX_free(cipher->prf);
     free(cipher);
 }
@@ -121,20 +135,14 @@ static int compute_tag(struct vd_cipher *cipher, const struct vd_seal_context *c
 {
     static const uint8_t zero_iv[12];
     uint8_t bytes[CONTEXT_BYTES], h[VD_TAG_BYTES];
-    /* EVP_CIPHER_CTX_ctrl() would come to the same by a detour of 100 ns. */
-    OSSL_PARAM get_h[] = {
-        OSSL_PARAM_construct_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, h, sizeof(h)),
-        OSSL_PARAM_construct_end(),
-    };
     int done, ok;
 
     encode_context(context, bytes);
-    ok = EVP_EncryptInit_ex2(cipher->hash, NULL, NULL, zero_iv, NULL) == 1 &&
-         EVP_EncryptUpdate(cipher->hash, NULL, &done, bytes, sizeof(bytes)) == 1 &&
-         EVP_EncryptUpdate(cipher->hash, NULL, &done, sealed, (int)context->length) == 1 &&
-         EVP_EncryptFinal_ex(cipher->hash, h, &done) == 1 &&
-         EVP_CIPHER_CTX_get_params(cipher->hash, get_h) == 1 &&
-         EVP_EncryptUpdate(cipher->prf, tag, &done, h, sizeof(h)) == 1 && done == sizeof(h);
+    CRYPTO_gcm128_setiv(cipher->hash, zero_iv, sizeof(zero_iv));
+    ok = CRYPTO_gcm128_aad(cipher->hash, bytes, sizeof(bytes)) == 0 &&
+         CRYPTO_gcm128_aad(cipher->hash, sealed, context->length) == 0;
+    CRYPTO_gcm128_tag(cipher->hash, h, sizeof(h));
+    ok = ok && EVP_EncryptUpdate(cipher->prf, tag, &done, h, sizeof(h)) == 1 && done == sizeof(h);
     sodium_memzero(h, sizeof(h));
     return ok ? 0 : -EIO;
 }

@@ -18,6 +18,7 @@
 
 #include <errno.h>
 #include <openssl/evp.h>
+#include <openssl/modes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -57,6 +58,7 @@ WRAP(char *, strndup, (const char *text, size_t length), (text, length))
 WRAP(char *, realpath, (const char *path, char *resolved), (path, resolved))
 WRAP(void *, sodium_malloc, (size_t size), (size))
 WRAP(EVP_CIPHER_CTX *, EVP_CIPHER_CTX_new, (void), ())
+WRAP(GCM128_CONTEXT *, CRYPTO_gcm128_new, (void *key, block128_f block), (key, block))
 WRAP(ZSTD_CCtx *, ZSTD_createCCtx, (void), ())
 WRAP(ZSTD_DCtx *, ZSTD_createDCtx, (void), ())
 

@@ -2,35 +2,41 @@
 /*
  * Image to sink; see copyout.h.
  *
- * A ring of slots: at its head pieces are begun (a read is submitted, or nothing for zeros), at
- * its tail they are handed to the sink. So the sink sees them in order while the reads overtake
- * each other. Slots between tail and head are in use.
+ * A ring of slots, in use from tail to head. At the head pieces are begun: a read is submitted, or
+ * nothing for zeros. From `next` on they are not yet with the sink, which gets them in order
+ * while the reads overtake each other. Writing to a file takes as long as reading and decrypting,
+ * so it is done on a thread of its own.
  */
 #include "copyout.h"
 
 #include "interrupt.h"
 #include "ranges.h"
 #include "report.h"
+#include "workers.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
 #define SLOTS       16u
-#define PIECE_BYTES (UINT64_C(1) << 20)
+#define PIECE_BYTES (UINT64_C(1) << 18)
 #define ALIGNMENT   4096u
 
 struct slot {
+    struct vdisk_job job; /* first: the writing of it */
     struct vdisk_request request;
-    bool is_zero, is_done;
+    struct sink *sink;
+    bool is_zero, is_read, is_written;
+    int result; /* of the sink */
 };
 
 struct ring {
     const struct copyout *copy;
     struct ranges ranges;
     struct progress progress;
+    struct vdisk_workers *writer; /* NULL: the sink wants the main thread */
     struct slot slots[SLOTS];
     uint8_t *memory; /* SLOTS * PIECE_BYTES */
-    unsigned head, tail;
+    unsigned head, next, tail;
     uint64_t handed_over;
 };
 
@@ -38,7 +44,7 @@ static void read_done(struct vdisk_request *request)
 {
     struct slot *slot = request->owner;
 
-    slot->is_done = true;
+    slot->is_read = true;
 }
 
 static void begin(struct ring *ring, const struct range *range)
@@ -55,8 +61,9 @@ static void begin(struct ring *ring, const struct range *range)
                     .snapshot = session->snapshot,
                     .done = read_done,
                     .owner = slot},
+        .sink = ring->copy->sink,
         .is_zero = range->is_zero,
-        .is_done = range->is_zero,
+        .is_read = range->is_zero,
     };
     if (!range->is_zero)
         vdisk_submit(session->image, &slot->request);
@@ -77,60 +84,107 @@ static int fill(struct ring *ring)
     return STATUS_DONE;
 }
 
-static int hand_over(struct ring *ring, struct slot *slot)
+static void write_slot(struct vdisk_job *job)
 {
-    struct sink *sink = ring->copy->sink;
+    struct slot *slot = (struct slot *)job;
     struct vdisk_request *request = &slot->request;
-    int result;
+    struct sink *sink = slot->sink;
 
-    if (request->result) {
-        progress_clear(&ring->progress);
-        return session_fail(ring->copy->session, request->result);
-    }
-    if (slot->is_zero)
-        result = sink->ops->zeros(sink, request->offset, request->length);
+    if (sink->error.code) /* of an earlier piece */
+        slot->result = sink->error.code;
+    else if (slot->is_zero)
+        slot->result = sink->ops->zeros(sink, request->offset, request->length);
     else
-        result = sink->ops->data(sink, request->offset, request->data, request->length);
-    if (result) {
-        progress_clear(&ring->progress);
-        return report(sink->name, result, &sink->error);
+        slot->result = sink->ops->data(sink, request->offset, request->data, request->length);
+}
+
+static void slot_written(struct vdisk_job *job)
+{
+    ((struct slot *)job)->is_written = true;
+}
+
+/* To the sink with what has been read, in order. */
+static int hand_over(struct ring *ring)
+{
+    while (ring->next != ring->head && ring->slots[ring->next % SLOTS].is_read) {
+        struct slot *slot = &ring->slots[ring->next % SLOTS];
+
+        if (slot->request.result) {
+            progress_clear(&ring->progress);
+            return session_fail(ring->copy->session, slot->request.result);
+        }
+        slot->job = (struct vdisk_job){.run = write_slot, .done = slot_written};
+        ring->next++;
+        if (ring->writer) {
+            ring->writer->ops->submit(ring->writer, &slot->job);
+            continue;
+        }
+        write_slot(&slot->job);
+        slot_written(&slot->job);
+        if (slot->result)
+            return STATUS_DONE; /* nothing more for this sink */
     }
-    ring->handed_over += request->length;
-    progress_update(&ring->progress, ring->handed_over, ring->copy->length);
     return STATUS_DONE;
+}
+
+/* Frees the slots that are written. */
+static int retire(struct ring *ring)
+{
+    while (ring->tail != ring->next && ring->slots[ring->tail % SLOTS].is_written) {
+        struct slot *slot = &ring->slots[ring->tail % SLOTS];
+
+        if (slot->result) {
+            progress_clear(&ring->progress);
+            return report(slot->sink->name, slot->result, &slot->sink->error);
+        }
+        ring->tail++;
+        ring->handed_over += slot->request.length;
+        progress_update(&ring->progress, ring->handed_over, ring->copy->length);
+    }
+    return STATUS_DONE;
+}
+
+/* Until something has been read or written. */
+static void wait_for_some(struct ring *ring)
+{
+    bool is_reading = ring->next != ring->head && !ring->slots[ring->next % SLOTS].is_read;
+
+    if (ring->writer)
+        ring->writer->ops->poll(ring->writer, !is_reading);
+    vdisk_poll(ring->copy->session->image, is_reading);
 }
 
 static int run(struct ring *ring)
 {
-    struct session *session = ring->copy->session;
-
     for (;;) {
-        struct slot *slot;
         int status = fill(ring);
 
         if (status != STATUS_DONE || ring->head == ring->tail)
             return status;
-        slot = &ring->slots[ring->tail % SLOTS];
-        while (!slot->is_done)
-            vdisk_poll(session->image, true);
+        wait_for_some(ring);
         if (interrupt_pending()) {
             progress_clear(&ring->progress);
-            return report(session->spec.text, -ECANCELED, NULL);
+            return report(ring->copy->session->spec.text, -ECANCELED, NULL);
         }
-        status = hand_over(ring, slot);
-        ring->tail++;
+        status = hand_over(ring);
+        if (status == STATUS_DONE)
+            status = retire(ring);
         if (status != STATUS_DONE)
             return status;
-        vdisk_poll(session->image, false);
     }
 }
 
-/* The buffers are the image's until every read is done. */
+/* The buffers are the image's and the writer's until all is done. */
 static void drain(struct ring *ring)
 {
-    for (; ring->tail != ring->head; ring->tail++) {
-        while (!ring->slots[ring->tail % SLOTS].is_done)
+    for (unsigned i = ring->tail; i != ring->head; i++) {
+        while (!ring->slots[i % SLOTS].is_read)
             vdisk_poll(ring->copy->session->image, true);
+    }
+    if (ring->writer) {
+        while (ring->writer->ops->poll(ring->writer, true) > 0)
+            continue;
+        ring->writer->ops->close(ring->writer);
     }
 }
 
@@ -147,6 +201,9 @@ int copyout_run(const struct copyout *copy)
         status = report(copy->session->spec.text, -ENOMEM, NULL);
         goto out;
     }
+    /* Without a thread for it, this one writes. */
+    if (copy->sink->any_thread && vd_workers_open(1, &ring->writer))
+        ring->writer = NULL;
     ranges_begin(&ring->ranges, copy->session, copy->offset, copy->length, copy->use_map,
                  PIECE_BYTES);
     progress_begin(&ring->progress, copy->verb, copy->quiet);

@@ -110,7 +110,7 @@ void sink_device(struct sink *sink, const char *name, int fd)
 {
     static const struct sink_ops ops = {.data = device_data, .zeros = device_zeros};
 
-    *sink = (struct sink){.ops = &ops, .name = name, .fd = fd};
+    *sink = (struct sink){.ops = &ops, .name = name, .fd = fd, .any_thread = true};
 }
 
 /* --- a file, and a drive behind NBD ------------------------------------------------------- */
@@ -154,7 +154,7 @@ void sink_file(struct sink *sink, const char *name, int fd)
 {
     static const struct sink_ops ops = {.data = file_data, .zeros = leave_zeros};
 
-    *sink = (struct sink){.ops = &ops, .name = name, .fd = fd};
+    *sink = (struct sink){.ops = &ops, .name = name, .fd = fd, .any_thread = true};
 }
 
 static int nbd_write_run(struct sink *sink, uint64_t offset, const void *data, uint64_t length)

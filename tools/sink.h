@@ -10,6 +10,7 @@
 
 #include "vdisk/error.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct nbd_client;
@@ -24,6 +25,7 @@ struct sink {
     const struct sink_ops *ops;
     const char *name; /* for messages */
     int fd;
+    bool any_thread; /* else data() and zeros() want the thread that signals interrupt */
     struct nbd_client *client;
     struct vdisk_error error;
 };

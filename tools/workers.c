@@ -6,7 +6,8 @@
  * microseconds, so it is rarely contended; what costs is waking a sleeping thread, 50
  * microseconds in a virtual machine. Both sides therefore look for work a little while before
  * they sleep, but only while a processor would otherwise be idle: where the threads outnumber
- * the processors, looking takes the time from those that work.
+ * the processors, looking takes the time from those that work. So the threads of all pools that
+ * are awake are counted together.
  *
  * Invariant: a job is in exactly one place: the waiting list, a thread's hands, the ended
  * list, or (after done() began) its owner's. done() runs only in poll(), without the mutex.
@@ -33,7 +34,6 @@ struct pool {
     pthread_cond_t ended_cond; /* a job has ended */
     struct job_list waiting, ended;
     unsigned sleepers; /* threads in work_cond */
-    unsigned awake;    /* threads that run a job or look for one */
     bool owner_sleeps; /* in ended_cond */
     bool stop;
     unsigned processors;
@@ -41,6 +41,9 @@ struct pool {
     unsigned thread_count;
     pthread_t threads[VD_WORKERS_MAX];
 };
+
+/* Threads of any pool that run a job or look for one. */
+static atomic_uint awake;
 
 /* Looks at a count, together about as long as a wake-up takes. */
 #define SPINS 2000u
@@ -105,7 +108,7 @@ static void spin_for(struct job_list *list)
 /* Gives up the mutex for a while when there is a processor left beside the owner's. */
 static void look_for_work(struct pool *pool)
 {
-    if (pool->awake >= pool->processors)
+    if (atomic_load_explicit(&awake, memory_order_relaxed) >= pool->processors)
         return;
     pthread_mutex_unlock(&pool->mutex);
     spin_for(&pool->waiting);
@@ -117,7 +120,7 @@ static void *worker(void *arg)
     struct pool *pool = arg;
 
     pthread_mutex_lock(&pool->mutex);
-    pool->awake++;
+    atomic_fetch_add_explicit(&awake, 1, memory_order_relaxed);
     for (;;) {
         struct vdisk_job *job = list_take_first(&pool->waiting);
 
@@ -133,13 +136,14 @@ static void *worker(void *arg)
         } else if (pool->stop) {
             break;
         } else {
-            pool->awake--;
+            atomic_fetch_sub_explicit(&awake, 1, memory_order_relaxed);
             pool->sleepers++;
             pthread_cond_wait(&pool->work_cond, &pool->mutex);
             pool->sleepers--;
-            pool->awake++;
+            atomic_fetch_add_explicit(&awake, 1, memory_order_relaxed);
         }
     }
+    atomic_fetch_sub_explicit(&awake, 1, memory_order_relaxed);
     pthread_mutex_unlock(&pool->mutex);
     return NULL;
 }
@@ -166,7 +170,7 @@ static int pool_poll(struct vdisk_workers *workers, bool wait)
 
     if (pool->in_flight == 0)
         return 0;
-    if (wait && pool->in_flight < pool->processors)
+    if (wait && atomic_load_explicit(&awake, memory_order_relaxed) < pool->processors)
         spin_for(&pool->ended);
     else if (!wait && atomic_load_explicit(&pool->ended.count, memory_order_relaxed) == 0)
         return 0; /* this is asked often */
