@@ -33,6 +33,6 @@ struct hostile {
 /* Closed, or with a record in the journal. Never NULL. */
 struct hostile *hostile_new(bool closed);
 /* A copy of the disk in which the piece holds `plain` instead. */
-struct sim *hostile_disk(const struct hostile *hostile, unsigned piece, const uint8_t *plain);
+struct sim *hostile_disk(const struct hostile *h, unsigned number, const uint8_t *plain);
 
 #endif
