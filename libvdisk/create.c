@@ -175,7 +175,7 @@ int vd_create(const char *path, const struct vdisk_create_options *options,
     struct vdisk_image *image = vd_image_new(io, options->workers, NULL, 0);
     if (!image) {
         if (plain)
-            vdisk_io_plain_remove(io);
+            io->ops->remove(io);
         io->ops->close(io);
         return vd_fail(error, -ENOMEM, "out of memory");
     }
@@ -188,7 +188,7 @@ int vd_create(const char *path, const struct vdisk_create_options *options,
         r = bind_base(image, &creation);
     }
     if (!r && plain && options->split_bytes)
-        r = vdisk_io_plain_set_split(io, options->split_bytes, image->header.part_set);
+        r = io->ops->set_split(io, options->split_bytes, image->header.part_set);
     if (!r)
         r = vd_run(image, create_entry, &creation);
     if (r) {
@@ -197,7 +197,7 @@ int vd_create(const char *path, const struct vdisk_create_options *options,
             error->code = r;
         }
         if (plain)
-            vdisk_io_plain_remove(io);
+            io->ops->remove(io);
         vd_image_free(image);
         return r;
     }

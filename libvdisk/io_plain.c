@@ -1,115 +1,43 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The plain backend: an image in one file, in several, or on a block device (SPEC.md, "Files").
+ * The plain backend: blocking system calls on the files of an image (files.c).
  *
- * submit() only queues. poll() carries out the queue in order with blocking system calls and
- * then runs the completions, so a completion that submits more never makes poll() endless.
+ * submit() only queues. poll() carries out the queue in order and then runs the completions, so a
+ * completion that submits more never makes poll() endless.
  *
- * Invariants:
- * - Part n holds the bytes [n * split_bytes, (n + 1) * split_bytes). A part that does not exist
- *   reads as zeros; the layers above notice by their tags.
- * - A file that was changed is `dirty` until an fdatasync of it has succeeded; a directory in
- *   which a name came or went, until its fsync has.
- * - After a failed sync the kernel may have dropped the pages, so every later one fails as well.
- * - A read-only io has no descriptor that could write.
- *
- * A block device keeps its length: TRUNCATE succeeds when the device is long enough.
+ * After a failed sync the kernel may have dropped the pages, so every later one fails as well.
  */
-#include "io_plain_impl.h"
+#include "io_plain.h"
+
+#include "error.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
-/* As much of a range as lies in one part. */
-struct piece {
-    unsigned part;
-    off_t offset; /* in the part */
-    uint64_t length;
+struct plain {
+    struct vdisk_io io;
+    struct vdisk_files *files;
+    int sync_error;
+    struct vdisk_io_request *head, **tail;
+    struct iovec vectors[IOV_MAX];
 };
 
-/* ---- parts ---- */
-
-/* -EFBIG when the range begins past the last part there can be. */
-static int first_piece(const struct vd_plain *plain, uint64_t offset, uint64_t length,
-                       struct piece *piece)
+static const struct vd_file_calls *calls(const struct plain *plain)
 {
-    uint64_t room;
-
-    if (plain->split_bytes == 0) {
-        *piece = (struct piece){0, (off_t)offset, length};
-        return 0;
-    }
-    if (offset / plain->split_bytes >= VD_PLAIN_PARTS_MAX)
-        return -EFBIG;
-    room = plain->split_bytes - offset % plain->split_bytes;
-    *piece = (struct piece){
-        .part = (unsigned)(offset / plain->split_bytes),
-        .offset = (off_t)(offset % plain->split_bytes),
-        .length = length < room ? length : room,
-    };
-    return 0;
-}
-
-/* Opens the part if need be. Where there is none: creates it, or without `create` gives -1. */
-static int part_open(struct vd_plain *plain, unsigned number, bool create, int *fd)
-{
-    struct vd_plain_part *part = &plain->parts[number];
-    char name[NAME_MAX + 1];
-    int flags = (plain->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY;
-    int result;
-
-    if (part->fd >= 0 || (!part->exists && !create)) {
-        *fd = part->fd;
-        return 0;
-    }
-    result = vd_plain_part_name(plain, number, name);
-    if (result)
-        return result;
-    if (!part->exists)
-        flags |= O_CREAT | O_EXCL;
-    do {
-        part->fd = plain->calls->openat(plain->directory, name, flags, 0600);
-    } while (part->fd < 0 && errno == EINTR);
-    if (part->fd < 0)
-        return -errno;
-    if (!part->exists) {
-        part->exists = part->created = part->dirty = true;
-        plain->directory_dirty = true;
-        if (number >= plain->part_end)
-            plain->part_end = number + 1;
-    }
-    *fd = part->fd;
-    return 0;
-}
-
-static int part_unlink(struct vd_plain *plain, unsigned number)
-{
-    struct vd_plain_part *part = &plain->parts[number];
-    char name[NAME_MAX + 1];
-    int result = vd_plain_part_name(plain, number, name);
-
-    if (result)
-        return result;
-    if (plain->calls->unlinkat(plain->directory, name, 0) < 0 && errno != ENOENT)
-        return -errno;
-    if (part->fd >= 0)
-        close(part->fd);
-    *part = (struct vd_plain_part){.fd = -1};
-    plain->directory_dirty = true;
-    return 0;
+    return vd_files_calls(plain->files);
 }
 
 /* ---- the operations, each on the whole range of a request ---- */
 
-static int read_piece(struct vd_plain *plain, int fd, uint8_t *data, uint64_t length, off_t offset)
+static int read_piece(struct plain *plain, int fd, uint8_t *data, uint64_t length, off_t offset)
 {
     while (length > 0) {
-        ssize_t count = plain->calls->pread(fd, data, length, offset);
+        ssize_t count = calls(plain)->pread(fd, data, length, offset);
 
         if (count < 0) {
             if (errno == EINTR)
@@ -126,24 +54,22 @@ static int read_piece(struct vd_plain *plain, int fd, uint8_t *data, uint64_t le
     return 0;
 }
 
-static int read_range(struct vd_plain *plain, uint64_t offset, uint8_t *data, uint64_t length)
+static int read_range(struct plain *plain, uint64_t offset, uint8_t *data, uint64_t length)
 {
     while (length > 0) {
-        struct piece piece;
-        int fd;
-        int result;
+        struct vdisk_piece piece;
+        int result = vdisk_files_piece(plain->files, offset, length, false, &piece);
 
-        if (first_piece(plain, offset, length, &piece) < 0) {
+        if (result == -EFBIG) {
             memset(data, 0, length);
             break;
         }
-        result = part_open(plain, piece.part, false, &fd);
         if (result)
             return result;
-        if (fd < 0)
+        if (piece.fd < 0)
             memset(data, 0, piece.length);
         else
-            result = read_piece(plain, fd, data, piece.length, piece.offset);
+            result = read_piece(plain, piece.fd, data, piece.length, (off_t)piece.offset);
         if (result)
             return result;
         data += piece.length;
@@ -154,7 +80,7 @@ static int read_range(struct vd_plain *plain, uint64_t offset, uint8_t *data, ui
 }
 
 /* The buffers of contiguous requests from `skip` bytes into the first, at most `room` bytes. */
-static int gather(struct vd_plain *plain, const struct vdisk_io_request *request, uint64_t skip,
+static int gather(struct plain *plain, const struct vdisk_io_request *request, uint64_t skip,
                   uint64_t room)
 {
     int count = 0;
@@ -175,26 +101,24 @@ static int gather(struct vd_plain *plain, const struct vdisk_io_request *request
 
 /* Writes `length` bytes: `request` and the contiguous ones behind it. `written` counts what
  * reached the files, also on failure. */
-static int write_run(struct vd_plain *plain, const struct vdisk_io_request *request,
-                     uint64_t length, uint64_t *written)
+static int write_run(struct plain *plain, const struct vdisk_io_request *request, uint64_t length,
+                     uint64_t *written)
 {
     uint64_t skip = 0;
     uint64_t offset = request->offset;
 
     *written = 0;
     while (*written < length) {
-        struct piece piece;
+        struct vdisk_piece piece;
         ssize_t count;
-        int fd;
-        int result = first_piece(plain, offset + *written, length - *written, &piece);
+        int result =
+            vdisk_files_piece(plain->files, offset + *written, length - *written, true, &piece);
 
-        if (result == 0)
-            result = part_open(plain, piece.part, true, &fd);
         if (result)
             return result;
-        plain->parts[piece.part].dirty = true;
-        count = plain->calls->pwritev(fd, plain->vectors,
-                                      gather(plain, request, skip, piece.length), piece.offset);
+        count =
+            calls(plain)->pwritev(piece.fd, plain->vectors,
+                                  gather(plain, request, skip, piece.length), (off_t)piece.offset);
         if (count < 0 && errno == EINTR)
             continue;
         if (count <= 0)
@@ -207,22 +131,21 @@ static int write_run(struct vd_plain *plain, const struct vdisk_io_request *requ
     return 0;
 }
 
-/* PUNCH and ALLOCATE. */
-static int fallocate_range(struct vd_plain *plain, int mode, uint64_t offset, uint64_t length)
+/* PUNCH and ALLOCATE. A part that is not there has nothing to punch. */
+static int fallocate_range(struct plain *plain, int mode, uint64_t offset, uint64_t length)
 {
     while (length > 0) {
-        struct piece piece;
-        int fd;
-        int result = first_piece(plain, offset, length, &piece);
+        struct vdisk_piece piece;
+        int result = vdisk_files_piece(plain->files, offset, length, mode == 0, &piece);
 
-        if (result == 0)
-            result = part_open(plain, piece.part, mode == 0, &fd);
+        if (result == 0 && piece.fd >= 0) /* it is there: now it counts as changed */
+            result = vdisk_files_piece(plain->files, offset, length, true, &piece);
         if (result)
             return result;
-        if (fd >= 0) {
-            plain->parts[piece.part].dirty = true;
+        if (piece.fd >= 0) {
             do {
-                result = plain->calls->fallocate(fd, mode, piece.offset, (off_t)piece.length) < 0
+                result = calls(plain)->fallocate(piece.fd, mode, (off_t)piece.offset,
+                                                 (off_t)piece.length) < 0
                              ? -errno
                              : 0;
             } while (result == -EINTR);
@@ -235,95 +158,38 @@ static int fallocate_range(struct vd_plain *plain, int mode, uint64_t offset, ui
     return 0;
 }
 
-static int punch_range(struct vd_plain *plain, uint64_t offset, uint64_t length)
+static int punch_range(struct plain *plain, uint64_t offset, uint64_t length)
 {
-    int result;
+    int result = fallocate_range(plain, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
+                                 vdisk_files_span(plain->files, offset, length));
 
-    /* Where no part can be there is nothing to give back. */
-    if (plain->split_bytes && offset / plain->split_bytes >= plain->part_end)
-        return 0;
-    if (plain->split_bytes && offset + length > plain->split_bytes * plain->part_end)
-        length = plain->split_bytes * plain->part_end - offset;
-    result = fallocate_range(plain, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
     return result == -EOPNOTSUPP || result == -ENOSYS ? 0 : result;
 }
 
-static int plain_size(struct vdisk_io *io, uint64_t *bytes);
-
-static int truncate_image(struct vd_plain *plain, uint64_t length)
+static int sync_image(struct plain *plain)
 {
-    struct piece last = {0, (off_t)length, 0}; /* its offset is where the image ends */
-    uint64_t device_bytes;
+    unsigned part = 0;
     int fd;
-    int result;
 
-    if (plain->block_device) {
-        result = plain_size(&plain->io, &device_bytes);
-        return result ? result : device_bytes < length ? -ENOSPC : 0;
+    while (!plain->sync_error && (fd = vdisk_files_take_changed(plain->files, &part)) >= 0) {
+        do {
+            plain->sync_error = calls(plain)->fdatasync(fd) < 0 ? -errno : 0;
+        } while (plain->sync_error == -EINTR);
     }
-    if (plain->split_bytes && length > 0) {
-        result = first_piece(plain, length - 1, 1, &last);
-        if (result)
-            return result;
-        last.offset++;
-    }
-    /* From the end, so that a crash leaves no part behind a gap. */
-    for (; plain->part_end > last.part + 1; plain->part_end--) {
-        if (!plain->parts[plain->part_end - 1].exists)
-            continue;
-        result = part_unlink(plain, plain->part_end - 1);
-        if (result)
-            return result;
-    }
-    result = part_open(plain, last.part, true, &fd);
-    if (result)
-        return result;
-    plain->parts[last.part].dirty = true;
-    do {
-        result = plain->calls->ftruncate(fd, last.offset) < 0 ? -errno : 0;
-    } while (result == -EINTR);
-    return result;
-}
-
-static int sync_fd(int (*call)(int fd), int fd)
-{
-    while (call(fd) < 0) {
-        if (errno != EINTR)
-            return -errno;
-    }
-    return 0;
-}
-
-static int sync_image(struct vd_plain *plain)
-{
-    for (unsigned i = 0; i < plain->part_end && !plain->sync_error; i++) {
-        struct vd_plain_part *part = &plain->parts[i];
-
-        if (!part->dirty)
-            continue;
-        plain->sync_error = sync_fd(plain->calls->fdatasync, part->fd);
-        part->dirty = false;
-    }
-    if (!plain->sync_error && plain->directory_dirty) {
-        int result = sync_fd(plain->calls->fsync, plain->directory);
-
-        /* Some filesystems have no fsync of directories and say so like this. */
-        if (result != -EINVAL)
-            plain->sync_error = result;
-        plain->directory_dirty = false;
-    }
+    if (!plain->sync_error)
+        plain->sync_error = vdisk_files_sync_names(plain->files);
     return plain->sync_error;
 }
 
 /* ---- the queue ---- */
 
-static bool valid(const struct vd_plain *plain, const struct vdisk_io_request *request, int *result)
+static bool valid(const struct plain *plain, const struct vdisk_io_request *request, int *result)
 {
     uint64_t length = request->op == VDISK_IO_TRUNCATE ? 0 : request->length;
 
     if (request->op == VDISK_IO_SYNC)
         return true;
-    if (request->op != VDISK_IO_READ && plain->read_only)
+    if (request->op != VDISK_IO_READ && vdisk_files_read_only(plain->files))
         *result = -EROFS;
     else if (request->offset > INT64_MAX || length > INT64_MAX - request->offset)
         *result = -EFBIG;
@@ -333,8 +199,7 @@ static bool valid(const struct vd_plain *plain, const struct vdisk_io_request *r
 }
 
 /* Carries out a write and those behind it that continue it; returns the first that does not. */
-static struct vdisk_io_request *execute_writes(struct vd_plain *plain,
-                                               struct vdisk_io_request *first)
+static struct vdisk_io_request *execute_writes(struct plain *plain, struct vdisk_io_request *first)
 {
     struct vdisk_io_request *end = first->next;
     struct vdisk_io_request *request;
@@ -365,7 +230,7 @@ static struct vdisk_io_request *execute_writes(struct vd_plain *plain,
 }
 
 /* Returns the request to go on with. */
-static struct vdisk_io_request *execute(struct vd_plain *plain, struct vdisk_io_request *request)
+static struct vdisk_io_request *execute(struct plain *plain, struct vdisk_io_request *request)
 {
     if (!valid(plain, request, &request->result))
         return request->next;
@@ -385,7 +250,7 @@ static struct vdisk_io_request *execute(struct vd_plain *plain, struct vdisk_io_
         request->result = fallocate_range(plain, 0, request->offset, request->length);
         break;
     case VDISK_IO_TRUNCATE:
-        request->result = truncate_image(plain, request->offset);
+        request->result = vdisk_files_truncate(plain->files, request->offset);
         break;
     default:
         request->result = -EINVAL;
@@ -396,7 +261,7 @@ static struct vdisk_io_request *execute(struct vd_plain *plain, struct vdisk_io_
 
 static void plain_submit(struct vdisk_io *io, struct vdisk_io_request *request)
 {
-    struct vd_plain *plain = (struct vd_plain *)io;
+    struct plain *plain = (struct plain *)io;
 
     request->next = NULL;
     *plain->tail = request;
@@ -405,7 +270,7 @@ static void plain_submit(struct vdisk_io *io, struct vdisk_io_request *request)
 
 static int plain_poll(struct vdisk_io *io, bool wait)
 {
-    struct vd_plain *plain = (struct vd_plain *)io;
+    struct plain *plain = (struct plain *)io;
     struct vdisk_io_request *head = plain->head;
     struct vdisk_io_request *request;
     int count = 0;
@@ -426,24 +291,20 @@ static int plain_poll(struct vdisk_io *io, bool wait)
 
 static int plain_size(struct vdisk_io *io, uint64_t *bytes)
 {
-    struct vd_plain *plain = (struct vd_plain *)io;
-    unsigned last = plain->part_end - 1;
-    off_t end;
-    int fd;
-    int result;
+    return vdisk_files_size(((struct plain *)io)->files, bytes);
+}
 
-    while (!plain->parts[last].exists) /* part 0 does */
-        last--;
-    result = part_open(plain, last, false, &fd);
-    if (result)
-        return result;
-    end = lseek(fd, 0, SEEK_END); /* knows block devices too */
-    if (end < 0)
-        return -errno;
-    if (plain->split_bytes && (uint64_t)end > plain->split_bytes)
-        end = (off_t)plain->split_bytes; /* the rest of that file is not ours to show */
-    *bytes = plain->split_bytes * last + (uint64_t)end;
-    return 0;
+static int plain_set_split(struct vdisk_io *io, uint64_t split_bytes, uint32_t part_set)
+{
+    struct plain *plain = (struct plain *)io;
+
+    assert(!plain->head);
+    return vdisk_files_set_split(plain->files, split_bytes, part_set);
+}
+
+static void plain_remove(struct vdisk_io *io)
+{
+    vdisk_files_remove(((struct plain *)io)->files);
 }
 
 static int64_t plain_now(struct vdisk_io *io)
@@ -457,23 +318,44 @@ static int64_t plain_now(struct vdisk_io *io)
 
 static void plain_close(struct vdisk_io *io)
 {
-    struct vd_plain *plain = (struct vd_plain *)io;
+    struct plain *plain = (struct plain *)io;
 
     assert(!plain->head);
-    for (unsigned i = 0; i < VD_PLAIN_PARTS_MAX; i++) {
-        if (plain->parts[i].fd >= 0)
-            close(plain->parts[i].fd);
-    }
-    if (plain->directory >= 0)
-        close(plain->directory);
-    free(plain->path);
+    vdisk_files_close(plain->files);
     free(plain);
 }
 
-const struct vdisk_io_ops vd_plain_ops = {
+static const struct vdisk_io_ops plain_ops = {
     .submit = plain_submit,
     .poll = plain_poll,
     .size = plain_size,
     .now = plain_now,
+    .set_split = plain_set_split,
+    .remove = plain_remove,
     .close = plain_close,
 };
+
+int vdisk_io_plain_open(const char *path, int flags, struct vdisk_io **io,
+                        struct vdisk_error *error)
+{
+    struct plain *plain = calloc(1, sizeof(*plain));
+    int result;
+
+    if (!plain)
+        return vd_fail(error, -ENOMEM, "out of memory");
+    result = vdisk_files_open(path, flags, &plain->files, error);
+    if (result) {
+        free(plain);
+        return result;
+    }
+    plain->io.ops = &plain_ops;
+    plain->tail = &plain->head;
+    *io = &plain->io;
+    return 0;
+}
+
+struct vdisk_files *vd_io_plain_files(struct vdisk_io *io)
+{
+    assert(io->ops == &plain_ops);
+    return ((struct plain *)io)->files;
+}

@@ -1,32 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * What tests may do to the plain backend: stand between it and the kernel.
- */
+/* What tests may do to the plain backend. */
 #ifndef VD_IO_PLAIN_H
 #define VD_IO_PLAIN_H
 
-#include "vdisk/io.h"
+#include "files.h"
 
-#include <sys/types.h>
-#include <sys/uio.h>
-
-/* Parts of one split image, part 0 included: the number in a name has three digits. */
-#define VD_PLAIN_PARTS_MAX 1000u
-
-/* The system calls on the data path, with the meaning of the manual: -1 and errno. All are
- * set. openat and unlinkat are called for parts from number 1 on. */
-struct vd_plain_calls {
-    ssize_t (*pread)(int fd, void *data, size_t length, off_t offset);
-    ssize_t (*pwritev)(int fd, const struct iovec *vectors, int count, off_t offset);
-    int (*fdatasync)(int fd);
-    int (*fsync)(int fd); /* of the directory */
-    int (*fallocate)(int fd, int mode, off_t offset, off_t length);
-    int (*ftruncate)(int fd, off_t length);
-    int (*openat)(int directory, const char *name, int flags, mode_t mode);
-    int (*unlinkat)(int directory, const char *name, int flags);
-};
-
-/* `calls` lives as long as the io; NULL puts the real ones back. */
-void vd_io_plain_set_calls(struct vdisk_io *io, const struct vd_plain_calls *calls);
+/* The files under it. */
+struct vdisk_files *vd_io_plain_files(struct vdisk_io *io);
 
 #endif

@@ -301,8 +301,8 @@ int vd_image_load(struct vdisk_image *image, const struct vdisk_key *key, const 
         r = unlock_either(image, key, volume_key, bytes);
     free(bytes);
     if (!r && image->header.split_bytes && path)
-        r = vdisk_io_plain_set_split(image->loop.io, image->header.split_bytes,
-                                     image->header.part_set);
+        r = image->loop.io->ops->set_split(image->loop.io, image->header.split_bytes,
+                                           image->header.part_set);
     if (!r)
         r = load_superblock(image);
     if (!r)

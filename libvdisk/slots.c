@@ -115,7 +115,7 @@ int vdisk_probe(const char *path, struct vdisk_public_info *info, struct vdisk_e
     r = vd_run(image, probe_entry, NULL);
     const struct vd_header *h = &image->header;
     if (!r && h->split_bytes)
-        r = vdisk_io_plain_set_split(io, h->split_bytes, h->part_set);
+        r = io->ops->set_split(io, h->split_bytes, h->part_set);
     if (r) {
         if (error)
             *error = image->error;

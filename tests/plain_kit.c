@@ -125,7 +125,7 @@ struct vdisk_io *plain_open_split(int flags)
 {
     struct vdisk_io *io = plain_open_ok(flags);
 
-    assert_int_equal(vdisk_io_plain_set_split(io, SPLIT, PART_SET), 0);
+    assert_int_equal(io->ops->set_split(io, SPLIT, PART_SET), 0);
     return io;
 }
 
@@ -223,7 +223,7 @@ static int fake_openat(int parent, const char *name, int flags, mode_t mode)
     return fails(0) ? -1 : openat(parent, name, flags, mode);
 }
 
-static const struct vd_plain_calls fake_calls = {
+static const struct vd_file_calls fake_calls = {
     .pread = fake_pread,
     .pwritev = fake_pwritev,
     .fdatasync = fake_fdatasync,
@@ -240,6 +240,6 @@ struct vdisk_io *plain_open_faked(int flags)
 
     memset(&plain_fake, 0, sizeof(plain_fake));
     plain_fake.bad_offset = -1;
-    vd_io_plain_set_calls(io, &fake_calls);
+    vd_files_set_calls(vd_io_plain_files(io), &fake_calls);
     return io;
 }

@@ -209,7 +209,7 @@ static int plain_openat(int folder, const char *name, int flags, mode_t mode)
     return openat(folder, name, flags, mode);
 }
 
-static const struct vd_plain_calls half_calls = {
+static const struct vd_file_calls half_calls = {
     .pread = half_pread,
     .pwritev = half_pwritev,
     .fdatasync = half_fdatasync,
@@ -226,7 +226,7 @@ static struct vdisk_io *io_of_file(void *arg)
     int flags = access(kernel.path, F_OK) == 0 ? 0 : VDISK_OPEN_CREATE;
     (void)arg;
     assert_int_equal(vdisk_io_plain_open(kernel.path, flags, &io, NULL), 0);
-    vd_io_plain_set_calls(io, &half_calls);
+    vd_files_set_calls(vd_io_plain_files(io), &half_calls);
     return io;
 }
 

@@ -150,7 +150,7 @@ static void test_a_symbolic_link_is_followed(void **state)
     strcat(link, "/link");
     assert_int_equal(symlink("../a.vdk", link), 0);
     assert_int_equal(vdisk_io_plain_open(link, 0, &io, NULL), 0);
-    assert_int_equal(vdisk_io_plain_set_split(io, SPLIT, PART_SET), 0);
+    assert_int_equal(io->ops->set_split(io, SPLIT, PART_SET), 0);
     assert_int_equal(plain_run(io, VDISK_IO_READ, SPLIT, plain_back, PAGE), 0);
     assert_memory_equal(plain_back, plain_buffer,
                         PAGE); /* the parts lie beside the file, not the link */
@@ -234,7 +234,7 @@ static void test_merged_writes_are_cut_at_part_borders(void **state)
     struct vdisk_io_request requests[10];
 
     (void)state;
-    assert_int_equal(vdisk_io_plain_set_split(io, SPLIT, PART_SET), 0);
+    assert_int_equal(io->ops->set_split(io, SPLIT, PART_SET), 0);
     plain_write_blocks(io, requests, (const unsigned[]){1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, 10);
     assert_int_equal(plain_fake.writes, 3);
     assert_int_equal(plain_run(io, VDISK_IO_READ, PAGE, plain_back, 10 * PAGE), 0);
@@ -271,7 +271,7 @@ static void test_parts_are_synced_with_their_names(void **state)
     struct vdisk_io *io = plain_open_faked(VDISK_OPEN_CREATE);
 
     (void)state;
-    assert_int_equal(vdisk_io_plain_set_split(io, SPLIT, PART_SET), 0);
+    assert_int_equal(io->ops->set_split(io, SPLIT, PART_SET), 0);
     assert_int_equal(plain_run(io, VDISK_IO_SYNC, 0, NULL, 0), 0);
     plain_fake.syncs = plain_fake.directory_syncs = 0;
     assert_int_equal(plain_run(io, VDISK_IO_WRITE, 0, plain_buffer, 12 * PAGE), 0);
@@ -316,23 +316,23 @@ static void test_split_settings_are_checked(void **state)
     int fd;
 
     (void)state;
-    assert_int_equal(vdisk_io_plain_set_split(io, 0, 7), 0);
-    assert_int_equal(vdisk_io_plain_set_split(io, 1000, PART_SET), -EINVAL);
-    assert_int_equal(vdisk_io_plain_set_split(io, UINT64_MAX - 4095, PART_SET), -EINVAL);
-    assert_int_equal(vdisk_io_plain_set_split(io, SPLIT, PART_SET), 0);
-    assert_int_equal(vdisk_io_plain_set_split(io, SPLIT, PART_SET), 0);
-    assert_int_equal(vdisk_io_plain_set_split(io, 2 * SPLIT, PART_SET), -EINVAL);
+    assert_int_equal(io->ops->set_split(io, 0, 7), 0);
+    assert_int_equal(io->ops->set_split(io, 1000, PART_SET), -EINVAL);
+    assert_int_equal(io->ops->set_split(io, UINT64_MAX - 4095, PART_SET), -EINVAL);
+    assert_int_equal(io->ops->set_split(io, SPLIT, PART_SET), 0);
+    assert_int_equal(io->ops->set_split(io, SPLIT, PART_SET), 0);
+    assert_int_equal(io->ops->set_split(io, 2 * SPLIT, PART_SET), -EINVAL);
     assert_int_equal(plain_run(io, VDISK_IO_WRITE, (uint64_t)SPLIT * 1000, plain_buffer, PAGE),
                      -EFBIG);
     assert_int_equal(plain_run(io, VDISK_IO_TRUNCATE, (uint64_t)SPLIT * 1001, NULL, 0), -EFBIG);
-    vdisk_io_plain_remove(io);
+    io->ops->remove(io);
     plain_shut(io);
 
     fd = open(plain_part_path(1), O_WRONLY | O_CREAT, 0600); /* another image's */
     close(fd);
     io = plain_open_ok(VDISK_OPEN_CREATE);
-    assert_int_equal(vdisk_io_plain_set_split(io, SPLIT, PART_SET), VDISK_E_EXISTS);
-    vdisk_io_plain_remove(io);
+    assert_int_equal(io->ops->set_split(io, SPLIT, PART_SET), VDISK_E_EXISTS);
+    io->ops->remove(io);
     plain_shut(io);
     assert_true(plain_exists(plain_part_path(1)));
 }
@@ -347,7 +347,7 @@ static void test_remove_takes_back_what_create_made(void **state)
     assert_int_equal(unlink(plain_part_path(2)), 0); /* somebody replaces a part */
     fd = open(plain_part_path(2), O_WRONLY | O_CREAT, 0600);
     close(fd);
-    vdisk_io_plain_remove(io);
+    io->ops->remove(io);
     plain_shut(io);
     assert_false(plain_exists(plain_image));
     assert_false(plain_exists(plain_part_path(1)));
@@ -355,7 +355,7 @@ static void test_remove_takes_back_what_create_made(void **state)
 
     plain_shut(plain_open_ok(VDISK_OPEN_CREATE));
     io = plain_open_ok(0);
-    vdisk_io_plain_remove(io); /* this io did not create it */
+    io->ops->remove(io); /* this io did not create it */
     plain_shut(io);
     assert_true(plain_exists(plain_image));
 }

@@ -53,6 +53,11 @@ struct vdisk_io_ops {
     int (*size)(struct vdisk_io *io, uint64_t *bytes);
     /* Wall clock in nanoseconds since 1970. */
     int64_t (*now)(struct vdisk_io *io);
+    /* Optional: before any access past the first part's end, in how large parts the image comes
+     * (SPEC.md 2); 0 is one file. VDISK_E_EXISTS: a new image has no parts yet. -EINVAL, -errno. */
+    int (*set_split)(struct vdisk_io *io, uint64_t split_bytes, uint32_t part_set);
+    /* Optional: removes every file that this io created (after a failed create). */
+    void (*remove)(struct vdisk_io *io);
     /* Frees the io. No request may be in flight. */
     void (*close)(struct vdisk_io *io);
 };
@@ -89,17 +94,11 @@ enum {
 };
 
 /*
- * The plain backend: pread, pwrite, fdatasync, fallocate on one file or several.
- * `split_bytes` is 0 for one file, else part n holds bytes [n*split, (n+1)*split) of the image;
- * part 0 is `path`, part n is `path.SSSSSSSS.nnn` with `part_set` as SSSSSSSS in hexadecimal
- * (SPEC.md, "Files"). The first part is locked (exclusive, or shared when read-only).
+ * The plain backend: pread, pwritev, fdatasync, fallocate on a file, its parts, or a block device.
+ * The first file is locked (exclusive, or shared when read-only).
  * Errors: -errno, VDISK_E_IN_USE, VDISK_E_EXISTS; `error` (may be NULL) gets the sentence.
  */
 int vdisk_io_plain_open(const char *path, int flags, struct vdisk_io **io,
                         struct vdisk_error *error);
-/* To be called before any access past the first part's end; see above. */
-int vdisk_io_plain_set_split(struct vdisk_io *io, uint64_t split_bytes, uint32_t part_set);
-/* Removes every part that this io created (after a failed create). */
-void vdisk_io_plain_remove(struct vdisk_io *io);
 
 #endif
