@@ -65,7 +65,9 @@ int vd_base_open(struct vdisk_image *image, const char *overlay_path, const char
         r = vd_image_fail(image, VDISK_E_LIMIT, "the chain of base images is too long");
     if (!r) {
         struct vdisk_error error = {0};
-        r = vdisk_io_plain_open(path, VDISK_OPEN_READ_ONLY, &io, &error);
+        const struct vdisk_opener *opener = image->opener;
+        r = opener ? opener->open(opener, path, VDISK_OPEN_READ_ONLY, &io, &error)
+                   : vdisk_io_plain_open(path, VDISK_OPEN_READ_ONLY, &io, &error);
         if (r)
             vd_image_fail(image, r, "its base %s: %.400s", want->path, error.text);
     }
@@ -78,6 +80,7 @@ int vd_base_open(struct vdisk_image *image, const char *overlay_path, const char
         goto out;
     }
     base->read_only = true;
+    base->opener = image->opener;
     image->base = base;
     r = vd_image_load(base, NULL, want->volume_key, path, NULL);
     if (!r && want->snapshot[0])

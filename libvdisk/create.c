@@ -187,7 +187,7 @@ int vd_create(const char *path, const struct vdisk_create_options *options,
     } else if (options->base_path) {
         r = bind_base(image, &creation);
     }
-    if (!r && plain && options->split_bytes)
+    if (!r && options->split_bytes && io->ops->set_split)
         r = io->ops->set_split(io, options->split_bytes, image->header.part_set);
     if (!r)
         r = vd_run(image, create_entry, &creation);

@@ -76,6 +76,8 @@ static void run_entry(void *arg)
 
 int vd_run(struct vdisk_image *image, int (*entry)(struct vdisk_image *image, void *arg), void *arg)
 {
+    if (image->loop.root->current)
+        return vd_image_explain(image, entry(image, arg));
     struct run run = {.image = image, .entry = entry, .arg = arg};
     int r = vd_loop_spawn(&image->loop, run_entry, &run);
     if (r)
@@ -86,6 +88,11 @@ int vd_run(struct vdisk_image *image, int (*entry)(struct vdisk_image *image, vo
         (void)more;
     }
     return vd_image_explain(image, run.result);
+}
+
+int vdisk_spawn(struct vdisk_image *image, void (*entry)(void *opaque), void *opaque)
+{
+    return vd_loop_spawn(&image->loop, entry, opaque);
 }
 
 uint64_t vdisk_size(const struct vdisk_image *image)

@@ -56,6 +56,7 @@ struct vdisk_image {
     struct vd_superblock
         *super; /* locked memory; roots and counters are current only in a checkpoint */
     int slot_used;
+    const struct vdisk_opener *opener; /* of its bases; NULL: plain files */
     bool read_only;
     bool epoch_begun; /* a checkpoint of this opening's epoch is durable */
     bool recovered, header_damaged, superblock_damaged;
@@ -85,6 +86,7 @@ struct vdisk_image {
 
     struct vd_range_lock range;
     struct vd_rwlock states, gate;
+    struct vd_rwlock header_lock; /* exclusive to write the header; apart from the others */
     struct vd_cluster_cache *clusters;
     struct vd_codec *codecs; /* idle ones */
     struct vd_pool pool;

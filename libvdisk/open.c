@@ -71,89 +71,6 @@ void vd_image_free(struct vdisk_image *image)
     free(image);
 }
 
-/* --- the header --- */
-
-static int read_copy(struct vdisk_image *image, uint64_t block, uint8_t *bytes,
-                     struct vd_header *header, struct vdisk_error *error)
-{
-    int r = vd_io(&image->loop, VDISK_IO_READ, block * VD_BLOCK, bytes, VD_HEADER_BYTES);
-    if (r)
-        return vd_fail(error, r, "cannot read the image file: %s", vdisk_strerror(r));
-    return vd_header_decode(header, bytes, error);
-}
-
-/* Copy B where copy A is destroyed: its place depends on the size of the journal. */
-static int find_copy_b(struct vdisk_image *image, uint8_t *bytes, struct vd_header *header)
-{
-    struct vdisk_error ignored;
-    int r = VDISK_E_MALFORMED;
-    for (unsigned k = VD_JOURNAL_LOG2_MIN; k <= VD_JOURNAL_LOG2_MAX && r; k++) {
-        r = read_copy(image, UINT64_C(1) << k, bytes, header, &ignored);
-        if (!r && header->journal_log2 != k)
-            r = VDISK_E_MALFORMED;
-    }
-    return r;
-}
-
-int vd_header_load(struct vdisk_image *image, uint8_t *bytes)
-{
-    struct vdisk_error error_a = {0}, error_b = {0};
-    struct vd_header *b = calloc(1, sizeof(*b));
-    uint8_t *bytes_b = vd_buffer_new(VD_HEADER_BYTES);
-    int ra = -ENOMEM, rb = -ENOMEM;
-    if (b && bytes_b) {
-        ra = read_copy(image, 0, bytes, &image->header, &error_a);
-        if (ra)
-            rb = find_copy_b(image, bytes_b, b);
-        else
-            rb = read_copy(image, UINT64_C(1) << image->header.journal_log2, bytes_b, b, &error_b);
-        image->header_damaged = ra || rb || memcmp(bytes, bytes_b, VD_HEADER_BYTES) != 0;
-        image->header_b_first = !ra && (rb || b->generation < image->header.generation);
-    }
-    if (!rb && (ra || b->generation > image->header.generation)) {
-        memcpy(bytes, bytes_b, VD_HEADER_BYTES);
-        image->header = *b;
-        ra = 0;
-    }
-    if (ra)
-        image->error = error_a;
-    free(b);
-    free(bytes_b);
-    return ra;
-}
-
-int vd_header_store(struct vdisk_image *image)
-{
-    uint8_t *bytes = vd_buffer_new(VD_HEADER_BYTES);
-    if (!bytes)
-        return -ENOMEM;
-    image->header.generation++;
-    vd_header_encode(&image->header, image->master->header, bytes);
-    uint64_t place[2] = {0, (UINT64_C(1) << image->header.journal_log2) * VD_BLOCK};
-    int r = 0;
-    for (unsigned i = 0; i < 2 && !r; i++) {
-        r = vd_io(&image->loop, VDISK_IO_WRITE, place[i ^ image->header_b_first], bytes,
-                  VD_HEADER_BYTES);
-        if (!r)
-            r = vd_io(&image->loop, VDISK_IO_SYNC, 0, NULL, 0);
-    }
-    free(bytes);
-    if (r)
-        return vd_image_latch(image, r, "the header cannot be written");
-    image->header_damaged = image->header_b_first = false;
-    return 0;
-}
-
-int vd_image_unlock(struct vdisk_image *image)
-{
-    uint8_t secret[VD_KEY_BYTES];
-    vd_master_derive(image->master, image->volume_key);
-    vd_epoch_table_secret(image->master, image->header.image_id, secret);
-    image->table_cipher = vd_cipher_new(secret);
-    sodium_memzero(secret, sizeof(secret));
-    return image->table_cipher ? 0 : -ENOMEM;
-}
-
 /* --- the superblock --- */
 
 static int open_slot(struct vdisk_image *image, uint64_t block, struct vd_superblock *super)
@@ -229,80 +146,13 @@ int vd_image_set_up(struct vdisk_image *image)
     return image->clusters ? 0 : -ENOMEM;
 }
 
-static int unlock_header(struct vdisk_image *image, const struct vdisk_key *key,
-                         const uint8_t *volume_key, const uint8_t *bytes)
-{
-    unsigned slot;
-    if (volume_key) {
-        uint8_t commitment[32];
-        memcpy(image->volume_key, volume_key, VD_KEY_BYTES);
-        vd_key_commitment(volume_key, image->header.image_id, commitment);
-        if (sodium_memcmp(commitment, image->header.commitment, 32) != 0)
-            return vd_image_fail(image, VDISK_E_BASE_CHANGED,
-                                 "the base has another volume key than the overlay recorded");
-    } else {
-        int r = vd_header_unlock(&image->header, key, &slot, image->volume_key, &image->error);
-        if (r)
-            return r;
-        image->slot_used = (int)slot;
-    }
-    int r = vd_image_unlock(image);
-    if (!r && vd_header_verify(bytes, image->master->header))
-        r = vd_image_corrupt(image, VDISK_E_NOT_AUTHENTIC, "the header is not authentic");
-    return r;
-}
-
-/* The other copy in the place of the chosen one, which does not open: everybody can make a
- * checksum right, and a generation high. */
-static int load_other(struct vdisk_image *image, uint8_t *bytes)
-{
-    struct vdisk_error ignored;
-    struct vd_header *header = calloc(1, sizeof(*header));
-    uint8_t *copy = vd_buffer_new(VD_HEADER_BYTES);
-    int r = -ENOMEM;
-    if (header && copy) {
-        r = read_copy(image, 0, copy, header, &ignored);
-        image->header_b_first = !r && memcmp(copy, bytes, VD_HEADER_BYTES) != 0;
-        if (!image->header_b_first)
-            r = find_copy_b(image, copy, header);
-    }
-    if (!r) {
-        memcpy(bytes, copy, VD_HEADER_BYTES);
-        image->header = *header;
-    }
-    free(header);
-    free(copy);
-    return r;
-}
-
-static int unlock_either(struct vdisk_image *image, const struct vdisk_key *key,
-                         const uint8_t *volume_key, uint8_t *bytes)
-{
-    int r = unlock_header(image, key, volume_key, bytes);
-    if (!r || r == -ENOMEM || !image->header_damaged)
-        return r;
-    struct vdisk_error error = image->error;
-    vd_cipher_free(image->table_cipher);
-    image->table_cipher = NULL;
-    if (load_other(image, bytes) == 0 && unlock_header(image, key, volume_key, bytes) == 0)
-        return 0;
-    image->error = error;
-    return r;
-}
-
 int vd_image_load(struct vdisk_image *image, const struct vdisk_key *key, const uint8_t *volume_key,
                   const char *path, const char *base_path)
 {
-    uint8_t *bytes = vd_buffer_new(VD_HEADER_BYTES);
-    if (!bytes)
-        return -ENOMEM;
-    int r = vd_header_load(image, bytes);
-    if (!r)
-        r = unlock_either(image, key, volume_key, bytes);
-    free(bytes);
-    if (!r && image->header.split_bytes && path)
-        r = image->loop.io->ops->set_split(image->loop.io, image->header.split_bytes,
-                                           image->header.part_set);
+    int r = vd_header_open(image, key, volume_key);
+    struct vdisk_io *io = image->loop.io;
+    if (!r && image->header.split_bytes && io->ops->set_split)
+        r = io->ops->set_split(io, image->header.split_bytes, image->header.part_set);
     if (!r)
         r = load_superblock(image);
     if (!r)
@@ -327,7 +177,20 @@ struct opening {
 static int load_entry(struct vdisk_image *image, void *arg)
 {
     const struct opening *o = arg;
-    return vd_image_load(image, o->key, NULL, o->path, o->options->base_path);
+    const struct vdisk_unlocked *unlocked = o->options->unlocked;
+    int r = vd_image_load(image, o->key, unlocked ? unlocked->volume_key : NULL, o->path,
+                          o->options->base_path);
+    if (unlocked)
+        image->slot_used = unlocked->slot;
+    return r;
+}
+
+static int open_io(const struct vdisk_opener *opener, const char *path, bool read_only,
+                   struct vdisk_io **io, struct vdisk_error *error)
+{
+    int flags = read_only ? VDISK_OPEN_READ_ONLY : 0;
+    return opener ? opener->open(opener, path, flags, io, error)
+                  : vdisk_io_plain_open(path, flags, io, error);
 }
 
 int vdisk_open(const char *path, const struct vdisk_open_options *options,
@@ -338,7 +201,7 @@ int vdisk_open(const char *path, const struct vdisk_open_options *options,
     options = options ? options : &defaults;
     int r = 0;
     if (!io)
-        r = vdisk_io_plain_open(path, options->read_only ? VDISK_OPEN_READ_ONLY : 0, &io, error);
+        r = open_io(options->opener, path, options->read_only, &io, error);
     if (r)
         return r;
     struct vdisk_image *image = vd_image_new(io, options->workers, NULL, options->cache_bytes);
@@ -347,7 +210,8 @@ int vdisk_open(const char *path, const struct vdisk_open_options *options,
         return vd_fail(error, -ENOMEM, "out of memory");
     }
     image->read_only = options->read_only;
-    struct opening opening = {options->io ? NULL : path, options, key};
+    image->opener = options->opener;
+    struct opening opening = {path, options, key};
     r = vd_run(image, load_entry, &opening);
     if (r) {
         if (error) {

@@ -10,6 +10,11 @@
 #define VD_DEFAULT_CLUSTER_BYTES (128u * 1024)
 #define VD_DEFAULT_LEVEL         4
 
+struct vdisk_unlocked { /* in locked memory */
+    uint8_t volume_key[VD_KEY_BYTES];
+    int slot;
+};
+
 /* An image without anything in it; takes the io over, unless it fails. `above` is the image
  * whose loop it shares (a base), or NULL. NULL without memory. */
 struct vdisk_image *vd_image_new(struct vdisk_io *io, struct vdisk_workers *workers,
@@ -25,6 +30,10 @@ int vd_image_set_up(struct vdisk_image *image);
 int vd_image_load(struct vdisk_image *image, const struct vdisk_key *key, const uint8_t *volume_key,
                   const char *path, const char *base_path);
 
+/* Loads the header and unlocks what is behind it, with a key, or (volume_key not NULL) the volume
+ * key itself. Inside a coroutine. */
+int vd_header_open(struct vdisk_image *image, const struct vdisk_key *key,
+                   const uint8_t *volume_key);
 /* Both header copies: chooses, tells of damage. `bytes` (VD_HEADER_BYTES) gets the chosen one. */
 int vd_header_load(struct vdisk_image *image, uint8_t *bytes);
 /* Writes both copies, with the generation raised. Inside a coroutine. */

@@ -28,6 +28,37 @@ int vdisk_key_slot_used(const struct vdisk_image *image)
     return image->slot_used;
 }
 
+struct wrapping {
+    struct vd_group_job job;
+    struct vd_keyslot slot;
+    const struct vdisk_key *key;
+    const uint8_t *image_id, *volume_key;
+    uint64_t created;
+    struct vdisk_error error;
+    int result;
+};
+
+static void wrap(struct vdisk_job *job)
+{
+    struct wrapping *w = (struct wrapping *)job;
+    w->result =
+        vd_keyslot_wrap(&w->slot, w->key, w->image_id, w->volume_key, w->created, &w->error);
+}
+
+/* On a worker where there is one: it may take a second. */
+static int wrap_entry(struct vdisk_image *image, void *arg)
+{
+    struct wrapping *w = arg;
+    struct vd_group group;
+    vd_group_init(&group, &image->loop);
+    w->job.job.run = wrap;
+    vd_group_job(&group, &w->job);
+    (void)vd_group_wait(&group);
+    if (w->result)
+        image->error = w->error;
+    return w->result;
+}
+
 static int store_entry(struct vdisk_image *image, void *arg)
 {
     (void)arg;
@@ -54,20 +85,24 @@ static int writable(struct vdisk_image *image)
 
 int vdisk_key_add(struct vdisk_image *image, const struct vdisk_key *key, unsigned *slot)
 {
-    struct vd_keyslot made;
     unsigned number = 0;
     int r = writable(image);
+    if (r)
+        return r;
+    struct wrapping wrapping = {
+        .key = key,
+        .image_id = image->header.image_id,
+        .volume_key = image->volume_key,
+        .created = (uint64_t)(image->loop.io->ops->now(image->loop.io) / 1000000000),
+    };
+    r = vd_run(image, wrap_entry, &wrapping);
     if (r)
         return r;
     while (number < VDISK_KEYSLOTS && image->header.slot[number].kind)
         number++;
     if (number == VDISK_KEYSLOTS)
         return vd_image_fail(image, VDISK_E_LIMIT, "all %u keyslots are taken", VDISK_KEYSLOTS);
-    int64_t now = image->loop.io->ops->now(image->loop.io);
-    r = vd_keyslot_wrap(&made, key, image->header.image_id, image->volume_key,
-                        (uint64_t)(now / 1000000000), &image->error);
-    if (!r)
-        r = replace_slot(image, number, &made);
+    r = replace_slot(image, number, &wrapping.slot);
     if (!r && slot)
         *slot = number;
     return r;

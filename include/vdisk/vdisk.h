@@ -118,18 +118,40 @@ struct vdisk_create_options {
 int vdisk_create(const char *path, const struct vdisk_create_options *options,
                  const struct vdisk_key *key, struct vdisk_image **out, struct vdisk_error *error);
 
+/* Opens the files of an image and of its bases, for who has a backend of their own. Embed it. */
+struct vdisk_opener {
+    /* As vdisk_io_plain_open, with a path and VDISK_OPEN_ flags. */
+    int (*open)(const struct vdisk_opener *opener, const char *path, int flags,
+                struct vdisk_io **io, struct vdisk_error *error);
+};
+
+/* What a key opened. */
+struct vdisk_unlocked;
+
 struct vdisk_open_options {
     size_t struct_bytes;
     bool read_only;
-    size_t cache_bytes;            /* map nodes and decompressed clusters; 0: 32 MiB */
-    const char *base_path;         /* NULL: as recorded in the image */
-    struct vdisk_workers *workers; /* may be NULL; not owned */
-    struct vdisk_io *io;           /* NULL: a plain file at path; taken over, also on failure */
+    const struct vdisk_unlocked *unlocked; /* instead of a key; not owned */
+    const struct vdisk_opener *opener;     /* NULL: plain files; lives as long as the image */
+    size_t cache_bytes;                    /* map nodes and decompressed clusters; 0: 32 MiB */
+    const char *base_path;                 /* NULL: as recorded in the image */
+    struct vdisk_workers *workers;         /* may be NULL; not owned */
+    struct vdisk_io *io; /* NULL: a plain file at path; taken over, also on failure */
 };
 
 /*
- * Opens and, after a crash, recovers. Errors: VDISK_E_WRONG_KEY, VDISK_E_NOT_AUTHENTIC,
- * VDISK_E_MALFORMED, VDISK_E_UNSUPPORTED, VDISK_E_IN_USE, VDISK_E_BASE_CHANGED, -errno.
+ * The slow part of opening alone, on any thread and without a lock: finds the keyslot that the key
+ * opens. Errors: VDISK_E_WRONG_KEY, VDISK_E_NOT_AUTHENTIC, VDISK_E_MALFORMED, -errno.
+ */
+int vdisk_unlock(const char *path, const struct vdisk_key *key, struct vdisk_unlocked **out,
+                 struct vdisk_error *error);
+/* Wipes it. NULL is allowed. */
+void vdisk_unlocked_free(struct vdisk_unlocked *unlocked);
+
+/*
+ * Opens and, after a crash, recovers. `key` is NULL when it is unlocked already. Errors:
+ * VDISK_E_WRONG_KEY, VDISK_E_NOT_AUTHENTIC, VDISK_E_MALFORMED, VDISK_E_UNSUPPORTED, VDISK_E_IN_USE,
+ * VDISK_E_BASE_CHANGED, -errno.
  */
 int vdisk_open(const char *path, const struct vdisk_open_options *options,
                const struct vdisk_key *key, struct vdisk_image **out, struct vdisk_error *error);
@@ -205,6 +227,13 @@ int vdisk_zero(struct vdisk_image *image, uint64_t offset, uint64_t length);
 
 /* Makes the tree on disk current and the journal empty. Runs beside requests in flight. */
 int vdisk_checkpoint(struct vdisk_image *image);
+
+/*
+ * Runs entry(opaque) from vdisk_poll, in a coroutine of the image: the functions of this header
+ * that wait (but for opening and closing) may be called in there, and let other requests go on
+ * meanwhile. -ENOMEM.
+ */
+int vdisk_spawn(struct vdisk_image *image, void (*entry)(void *opaque), void *opaque);
 
 /* --- size, space ------------------------------------------------------------------------------ */
 
