@@ -5,7 +5,7 @@
  * A switch is a plain function call to the compiler: it saves what the calling convention
  * asks a callee to preserve on the stack it leaves, stores that stack pointer, and takes up
  * the other one. It is written by hand for x86-64 and aarch64 (ELF); elsewhere, or with
- * VD_CO_UCONTEXT defined, swapcontext does it at the price of two system calls.
+ * VDISK_CO_UCONTEXT defined, swapcontext does it at the price of two system calls.
  *
  * Invariants: a coroutine knows its resumer only through `caller`, which each resume writes
  * anew, so that resumes nest without any "current" here. A coroutine that ended is recycled
@@ -17,7 +17,7 @@
  * AddressSanitizer, ThreadSanitizer and valgrind are told of stacks and switches where the
  * build knows of them; without that they take a switch for a corrupt stack.
  */
-#include "co.h"
+#include "vdisk/co.h"
 
 #include <assert.h>
 #include <stdbool.h>
@@ -56,9 +56,9 @@
 #endif
 
 /* Instrumented frames are several times as large. */
-#define STACK_BYTES ((size_t)VD_CO_STACK_BYTES * (WITH_ASAN || WITH_TSAN ? 4 : 1))
+#define STACK_BYTES ((size_t)VDISK_CO_STACK_BYTES * (WITH_ASAN || WITH_TSAN ? 4 : 1))
 
-#if !defined(VD_CO_UCONTEXT) && defined(__ELF__) && defined(__LP64__)
+#if !defined(VDISK_CO_UCONTEXT) && defined(__ELF__) && defined(__LP64__)
 #if defined(__x86_64__)
 #define SWITCH_X86_64 1
 #elif defined(__aarch64__)
@@ -77,8 +77,8 @@ struct context {
 };
 #endif
 
-struct vd_co {
-    struct vd_co_pool *pool;
+struct vdisk_co {
+    struct vdisk_co_pool *pool;
     void (*entry)(void *arg);
     void *arg;
     bool ended;
@@ -86,7 +86,7 @@ struct vd_co {
     struct context caller; /* valid while running */
     unsigned char *stack;  /* lowest usable byte; the guard page is below */
     unsigned valgrind_id;
-    struct vd_co *next_idle;
+    struct vdisk_co *next_idle;
 #if WITH_ASAN
     const void *caller_stack;
     size_t caller_stack_bytes;
@@ -96,24 +96,24 @@ struct vd_co {
 #endif
 };
 
-struct vd_co_pool {
-    struct vd_co *idle; /* last in, first out: the warmest stack is reused first */
+struct vdisk_co_pool {
+    struct vdisk_co *idle; /* last in, first out: the warmest stack is reused first */
     unsigned idle_count, max_idle;
     unsigned live; /* created and not ended */
     size_t guard_bytes;
 };
 
-static void run(struct vd_co *co);
+static void run(struct vdisk_co *co);
 
 #if defined(SWITCH_X86_64) || defined(SWITCH_AARCH64)
 /* Suspends into *save, continues at `load`. Returns when something switches back. */
-__attribute__((visibility("hidden"))) void vd_co_switch(void **save, void *load);
+__attribute__((visibility("hidden"))) void vdisk_co_switch(void **save, void *load);
 /* Where a new coroutine begins: calls run(co), both found in saved registers. Not for C. */
-__attribute__((visibility("hidden"))) void vd_co_start(void);
+__attribute__((visibility("hidden"))) void vdisk_co_start(void);
 
 static void context_switch(struct context *from, struct context *to)
 {
-    vd_co_switch(&from->sp, to->sp);
+    vdisk_co_switch(&from->sp, to->sp);
 }
 #endif
 
@@ -121,11 +121,11 @@ static void context_switch(struct context *from, struct context *to)
 /* System V ABI: rbx, rbp, r12-r15, and the control bits of mxcsr and the x87 control word. The
  * unwind rules hold on both sides of the exchange since the two frames are laid out alike. */
 __asm__(".pushsection .text\n"
-        ".globl vd_co_switch\n"
-        ".hidden vd_co_switch\n"
-        ".type vd_co_switch, @function\n"
+        ".globl vdisk_co_switch\n"
+        ".hidden vdisk_co_switch\n"
+        ".type vdisk_co_switch, @function\n"
         ".p2align 4\n"
-        "vd_co_switch:\n"
+        "vdisk_co_switch:\n"
         ".cfi_startproc\n"
         "    pushq %rbp\n"
         "    .cfi_adjust_cfa_offset 8\n"
@@ -175,22 +175,22 @@ __asm__(".pushsection .text\n"
         "    .cfi_restore %rbp\n"
         "    ret\n"
         ".cfi_endproc\n"
-        ".size vd_co_switch, . - vd_co_switch\n"
-        ".globl vd_co_start\n"
-        ".hidden vd_co_start\n"
-        ".type vd_co_start, @function\n"
+        ".size vdisk_co_switch, . - vdisk_co_switch\n"
+        ".globl vdisk_co_start\n"
+        ".hidden vdisk_co_start\n"
+        ".type vdisk_co_start, @function\n"
         ".p2align 4\n"
-        "vd_co_start:\n"
+        "vdisk_co_start:\n"
         ".cfi_startproc\n"
         "    .cfi_undefined %rip\n" /* backtraces end here */
         "    movq %r12, %rdi\n"
         "    call *%r13\n"
         "    ud2\n"
         ".cfi_endproc\n"
-        ".size vd_co_start, . - vd_co_start\n"
+        ".size vdisk_co_start, . - vdisk_co_start\n"
         ".popsection\n");
 
-static void context_make(struct vd_co *co)
+static void context_make(struct vdisk_co *co)
 {
     enum {
         CONTROL,
@@ -205,7 +205,7 @@ static void context_make(struct vd_co *co)
     };
     const uint64_t mxcsr = 0x1f80, x87_control = 0x037f; /* as at process start */
 
-    /* The call in vd_co_start needs rsp to be a multiple of 16, which FRAME_WORDS keeps. */
+    /* The call in vdisk_co_start needs rsp to be a multiple of 16, which FRAME_WORDS keeps. */
     uint64_t *frame = (uint64_t *)(void *)(co->stack + STACK_BYTES) - 2 - FRAME_WORDS;
     frame[CONTROL] = mxcsr | x87_control << 32;
     frame[R15] = 0;
@@ -214,7 +214,7 @@ static void context_make(struct vd_co *co)
     frame[R12] = (uint64_t)(uintptr_t)co;
     frame[RBX] = 0;
     frame[RBP] = 0;
-    frame[RETURN] = (uint64_t)(uintptr_t)vd_co_start;
+    frame[RETURN] = (uint64_t)(uintptr_t)vdisk_co_start;
     frame[FRAME_WORDS] = 0;
     frame[FRAME_WORDS + 1] = 0;
     co->self.sp = frame;
@@ -223,11 +223,11 @@ static void context_make(struct vd_co *co)
 #elif defined(SWITCH_AARCH64)
 /* AAPCS64: x19-x30 and the low halves of v8-v15. `hint 34` is bti c, a nop where unknown. */
 __asm__(".pushsection .text\n"
-        ".globl vd_co_switch\n"
-        ".hidden vd_co_switch\n"
-        ".type vd_co_switch, %function\n"
+        ".globl vdisk_co_switch\n"
+        ".hidden vdisk_co_switch\n"
+        ".type vdisk_co_switch, %function\n"
         ".p2align 4\n"
-        "vd_co_switch:\n"
+        "vdisk_co_switch:\n"
         ".cfi_startproc\n"
         "    hint #34\n"
         "    sub sp, sp, #160\n"
@@ -271,22 +271,22 @@ __asm__(".pushsection .text\n"
         "    .cfi_def_cfa_offset 0\n"
         "    ret\n"
         ".cfi_endproc\n"
-        ".size vd_co_switch, . - vd_co_switch\n"
-        ".globl vd_co_start\n"
-        ".hidden vd_co_start\n"
-        ".type vd_co_start, %function\n"
+        ".size vdisk_co_switch, . - vdisk_co_switch\n"
+        ".globl vdisk_co_start\n"
+        ".hidden vdisk_co_start\n"
+        ".type vdisk_co_start, %function\n"
         ".p2align 4\n"
-        "vd_co_start:\n"
+        "vdisk_co_start:\n"
         ".cfi_startproc\n"
         "    .cfi_undefined x30\n" /* backtraces end here */
         "    mov x0, x19\n"
         "    blr x20\n"
         "    brk #1\n"
         ".cfi_endproc\n"
-        ".size vd_co_start, . - vd_co_start\n"
+        ".size vdisk_co_start, . - vdisk_co_start\n"
         ".popsection\n");
 
-static void context_make(struct vd_co *co)
+static void context_make(struct vdisk_co *co)
 {
     enum {
         X19,
@@ -301,7 +301,7 @@ static void context_make(struct vd_co *co)
         frame[i] = 0;
     frame[X19] = (uint64_t)(uintptr_t)co;
     frame[X20] = (uint64_t)(uintptr_t)run;
-    frame[X30] = (uint64_t)(uintptr_t)vd_co_start;
+    frame[X30] = (uint64_t)(uintptr_t)vdisk_co_start;
     co->self.sp = frame;
 }
 
@@ -316,10 +316,10 @@ static void context_switch(struct context *from, struct context *to)
 /* makecontext passes ints only. */
 static void start(unsigned low, unsigned high)
 {
-    run((struct vd_co *)(uintptr_t)((uint64_t)high << 32 | low));
+    run((struct vdisk_co *)(uintptr_t)((uint64_t)high << 32 | low));
 }
 
-static void context_make(struct vd_co *co)
+static void context_make(struct vdisk_co *co)
 {
     ucontext_t *context = &co->self.ucontext;
     uint64_t value = (uint64_t)(uintptr_t)co;
@@ -337,7 +337,7 @@ static void context_make(struct vd_co *co)
 /* Every switch goes through the next two functions, and each of them returns on the stack on
  * which it was called: ThreadSanitizer's shadow call stacks depend on it. */
 
-static void switch_in(struct vd_co *co)
+static void switch_in(struct vdisk_co *co)
 {
 #if WITH_ASAN
     void *fake_stack = NULL;
@@ -353,7 +353,7 @@ static void switch_in(struct vd_co *co)
 #endif
 }
 
-static void switch_out(struct vd_co *co)
+static void switch_out(struct vdisk_co *co)
 {
 #if WITH_ASAN
     void *fake_stack = NULL; /* handing over no place for it frees it: right at the end only */
@@ -370,7 +370,7 @@ static void switch_out(struct vd_co *co)
 }
 
 /* The first frame of every coroutine. */
-static void run(struct vd_co *co)
+static void run(struct vdisk_co *co)
 {
 #if WITH_ASAN
     __sanitizer_finish_switch_fiber(NULL, &co->caller_stack, &co->caller_stack_bytes);
@@ -381,7 +381,7 @@ static void run(struct vd_co *co)
     __builtin_unreachable();
 }
 
-static void clear_shadow(struct vd_co *co)
+static void clear_shadow(struct vdisk_co *co)
 {
 #if WITH_ASAN
     /* The last frames never returned, so their red zones are still marked. */
@@ -391,9 +391,9 @@ static void clear_shadow(struct vd_co *co)
 #endif
 }
 
-static struct vd_co *allocate(struct vd_co_pool *pool)
+static struct vdisk_co *allocate(struct vdisk_co_pool *pool)
 {
-    struct vd_co *co = calloc(1, sizeof *co);
+    struct vdisk_co *co = calloc(1, sizeof *co);
     if (!co)
         return NULL;
 
@@ -417,7 +417,7 @@ free_co:
     return NULL;
 }
 
-static void release(struct vd_co *co)
+static void release(struct vdisk_co *co)
 {
     VALGRIND_STACK_DEREGISTER(co->valgrind_id);
     clear_shadow(co);
@@ -426,9 +426,9 @@ static void release(struct vd_co *co)
 }
 
 /* Takes back a coroutine that has ended. */
-static void recycle(struct vd_co *co)
+static void recycle(struct vdisk_co *co)
 {
-    struct vd_co_pool *pool = co->pool;
+    struct vdisk_co_pool *pool = co->pool;
 
 #if WITH_TSAN
     __tsan_destroy_fiber(co->fiber);
@@ -444,9 +444,9 @@ static void recycle(struct vd_co *co)
     pool->idle_count++;
 }
 
-struct vd_co_pool *vd_co_pool_new(unsigned max_idle)
+struct vdisk_co_pool *vdisk_co_pool_new(unsigned max_idle)
 {
-    struct vd_co_pool *pool = calloc(1, sizeof *pool);
+    struct vdisk_co_pool *pool = calloc(1, sizeof *pool);
     if (!pool)
         return NULL;
     pool->max_idle = max_idle;
@@ -454,22 +454,22 @@ struct vd_co_pool *vd_co_pool_new(unsigned max_idle)
     return pool;
 }
 
-void vd_co_pool_free(struct vd_co_pool *pool)
+void vdisk_co_pool_free(struct vdisk_co_pool *pool)
 {
     if (!pool)
         return;
     assert(!pool->live);
     while (pool->idle) {
-        struct vd_co *co = pool->idle;
+        struct vdisk_co *co = pool->idle;
         pool->idle = co->next_idle;
         release(co);
     }
     free(pool);
 }
 
-struct vd_co *vd_co_new(struct vd_co_pool *pool, void (*entry)(void *arg), void *arg)
+struct vdisk_co *vdisk_co_new(struct vdisk_co_pool *pool, void (*entry)(void *arg), void *arg)
 {
-    struct vd_co *co = pool->idle;
+    struct vdisk_co *co = pool->idle;
     if (co) {
         pool->idle = co->next_idle;
         pool->idle_count--;
@@ -491,7 +491,7 @@ struct vd_co *vd_co_new(struct vd_co_pool *pool, void (*entry)(void *arg), void 
     return co;
 }
 
-void vd_co_resume(struct vd_co *co)
+void vdisk_co_resume(struct vdisk_co *co)
 {
     assert(!co->ended);
     switch_in(co);
@@ -499,7 +499,7 @@ void vd_co_resume(struct vd_co *co)
         recycle(co);
 }
 
-void vd_co_yield(struct vd_co *co)
+void vdisk_co_yield(struct vdisk_co *co)
 {
     switch_out(co);
 }

@@ -50,7 +50,7 @@ static struct vd_waiter *pop(struct vd_waitqueue *queue)
 
 int vd_loop_init(struct vd_loop *loop, struct vdisk_io *io, struct vdisk_workers *workers)
 {
-    struct vd_co_pool *pool = vd_co_pool_new(MAX_IDLE_COROUTINES);
+    struct vdisk_co_pool *pool = vdisk_co_pool_new(MAX_IDLE_COROUTINES);
     if (!pool)
         return -ENOMEM;
     *loop = (struct vd_loop){.root = loop, .io = io, .workers = workers, .pool = pool};
@@ -76,7 +76,7 @@ void vd_loop_release(struct vd_loop *loop)
         return;
     }
     assert(!loop->current && !loop->coroutines && !loop->jobs_in_flight && !loop->views);
-    vd_co_pool_free(loop->pool);
+    vdisk_co_pool_free(loop->pool);
     loop->pool = NULL;
 }
 
@@ -95,7 +95,7 @@ int vd_loop_spawn(struct vd_loop *loop, void (*entry)(void *arg), void *arg)
     if (!spawn)
         return -ENOMEM;
     *spawn = (struct spawn){.loop = loop, .entry = entry, .arg = arg};
-    spawn->waiter.co = vd_co_new(loop->pool, spawned, spawn);
+    spawn->waiter.co = vdisk_co_new(loop->pool, spawned, spawn);
     if (!spawn->waiter.co) {
         free(spawn);
         return -ENOMEM;
@@ -115,7 +115,7 @@ static bool run_ready(struct vd_loop *loop)
     while ((waiter = pop(&batch))) {
         /* The waiter is gone once its coroutine runs. */
         loop->current = waiter->co;
-        vd_co_resume(waiter->co);
+        vdisk_co_resume(waiter->co);
         loop->current = NULL;
         ran = true;
     }
@@ -188,7 +188,7 @@ void vd_wait(struct vd_loop *loop, struct vd_waitqueue *queue)
     assert(loop->current);
     struct vd_waiter waiter = {.co = loop->current};
     push(queue, &waiter);
-    vd_co_yield(waiter.co);
+    vdisk_co_yield(waiter.co);
 }
 
 void vd_wake_one(struct vd_loop *loop, struct vd_waitqueue *queue)

@@ -7,7 +7,7 @@
 #ifndef VD_LOOP_H
 #define VD_LOOP_H
 
-#include "co.h"
+#include "vdisk/co.h"
 #include "vdisk/io.h"
 
 #include <stdbool.h>
@@ -15,7 +15,7 @@
 
 /* A FIFO of coroutines that wait for something. Zero-initialised is empty. */
 struct vd_waiter {
-    struct vd_co *co;
+    struct vdisk_co *co;
     struct vd_waiter *next;
 };
 struct vd_waitqueue {
@@ -28,8 +28,8 @@ struct vd_loop {
     struct vd_loop *views; /* of the root: the next view */
     struct vdisk_io *io;
     struct vdisk_workers *workers; /* NULL: jobs run inline, their done() from the loop */
-    struct vd_co_pool *pool;
-    struct vd_co *current; /* the coroutine that runs now, NULL outside */
+    struct vdisk_co_pool *pool;
+    struct vdisk_co *current; /* the coroutine that runs now, NULL outside */
     struct vd_waitqueue ready;
     struct vdisk_job *inline_jobs_head, *inline_jobs_tail;
     unsigned io_in_flight, jobs_in_flight, coroutines;

@@ -131,6 +131,13 @@ bool vdisk_poll(struct vdisk_image *image, bool wait)
     return image->requests || image->loop.coroutines;
 }
 
+bool vdisk_ready(const struct vdisk_image *image)
+{
+    const struct vd_loop *loop = image->loop.root;
+    return loop->ready.head || loop->inline_jobs_head || image->ended_head ||
+           (image->incoming_head && image->running_requests < RUNNING_MAX);
+}
+
 /* --- waiting --- */
 
 static int perform_request(struct vdisk_image *image, void *arg)

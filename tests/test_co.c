@@ -4,7 +4,7 @@
  *
  * Checks are made outside coroutines: a failing one leaves by longjmp.
  */
-#include "co.h"
+#include "vdisk/co.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -33,8 +33,8 @@
 #endif
 
 struct script {
-    struct vd_co_pool *pool;
-    struct vd_co *co;
+    struct vdisk_co_pool *pool;
+    struct vdisk_co *co;
     char *log; /* where the next letter goes */
     char letter;
     int yields;
@@ -48,29 +48,29 @@ static void write_letters(void *arg)
     s->frame = __builtin_frame_address(0);
     for (int i = 0; i < s->yields; i++) {
         *s->log++ = s->letter;
-        vd_co_yield(s->co);
+        vdisk_co_yield(s->co);
     }
     *s->log++ = (char)(s->letter - 'a' + 'A');
 }
 
 static int setup(void **state)
 {
-    *state = vd_co_pool_new(4);
+    *state = vdisk_co_pool_new(4);
     return *state ? 0 : -1;
 }
 
 static int teardown(void **state)
 {
-    vd_co_pool_free(*state);
+    vdisk_co_pool_free(*state);
     return 0;
 }
 
 static void run_to_end(struct script *s)
 {
-    s->co = vd_co_new(s->pool, write_letters, s);
+    s->co = vdisk_co_new(s->pool, write_letters, s);
     assert_non_null(s->co);
     for (int i = 0; i <= s->yields; i++)
-        vd_co_resume(s->co);
+        vdisk_co_resume(s->co);
 }
 
 static void a_new_coroutine_does_not_run_until_resumed(void **state)
@@ -78,10 +78,10 @@ static void a_new_coroutine_does_not_run_until_resumed(void **state)
     char log[4] = {0};
     struct script s = {.pool = *state, .log = log, .letter = 'a'};
 
-    s.co = vd_co_new(s.pool, write_letters, &s);
+    s.co = vdisk_co_new(s.pool, write_letters, &s);
     assert_non_null(s.co);
     assert_string_equal(log, "");
-    vd_co_resume(s.co);
+    vdisk_co_resume(s.co);
     assert_string_equal(log, "A");
 }
 
@@ -90,13 +90,13 @@ static void yield_returns_to_the_resumer_and_resume_to_the_yield(void **state)
     char log[8] = {0};
     struct script s = {.pool = *state, .log = log, .letter = 'a', .yields = 2};
 
-    s.co = vd_co_new(s.pool, write_letters, &s);
+    s.co = vdisk_co_new(s.pool, write_letters, &s);
     assert_non_null(s.co);
-    vd_co_resume(s.co);
+    vdisk_co_resume(s.co);
     assert_string_equal(log, "a");
-    vd_co_resume(s.co);
+    vdisk_co_resume(s.co);
     assert_string_equal(log, "aa");
-    vd_co_resume(s.co);
+    vdisk_co_resume(s.co);
     assert_string_equal(log, "aaA");
 }
 
@@ -112,13 +112,13 @@ static void many_coroutines_interleave_without_mixing(void **state)
     for (int i = 0; i < COUNT; i++) {
         s[i] = (struct script){
             .pool = *state, .log = logs[i], .letter = (char)('a' + i % 26), .yields = i % YIELDS};
-        s[i].co = vd_co_new(*state, write_letters, &s[i]);
+        s[i].co = vdisk_co_new(*state, write_letters, &s[i]);
         assert_non_null(s[i].co);
     }
     for (int round = 0; round < YIELDS; round++)
         for (int i = 0; i < COUNT; i++)
             if (round <= s[i].yields)
-                vd_co_resume(s[i].co);
+                vdisk_co_resume(s[i].co);
     for (int i = 0; i < COUNT; i++) {
         assert_int_equal(strlen(logs[i]), i % YIELDS + 1);
         for (int k = 0; k < i % YIELDS; k++)
@@ -133,10 +133,10 @@ static void resume_inner(void *arg)
 
     *outer->log++ = '<';
     inner->log = outer->log;
-    vd_co_resume(inner->co); /* to its first yield */
+    vdisk_co_resume(inner->co); /* to its first yield */
     outer->log = inner->log;
     *outer->log++ = '|';
-    vd_co_yield(outer->co);
+    vdisk_co_yield(outer->co);
     *outer->log++ = '>';
 }
 
@@ -146,27 +146,27 @@ static void a_coroutine_may_resume_another_and_be_left_while_that_one_waits(void
     struct script inner = {.pool = *state, .letter = 'b', .yields = 2};
     struct script outer = {.pool = *state, .log = log, .inner = &inner};
 
-    inner.co = vd_co_new(*state, write_letters, &inner);
-    outer.co = vd_co_new(*state, resume_inner, &outer);
+    inner.co = vdisk_co_new(*state, write_letters, &inner);
+    outer.co = vdisk_co_new(*state, resume_inner, &outer);
     assert_non_null(inner.co);
     assert_non_null(outer.co);
-    vd_co_resume(outer.co);
+    vdisk_co_resume(outer.co);
     assert_string_equal(log, "<b|");
 
     /* Another resumer than before: the yield comes back here, not into `outer`. */
     inner.log = outer.log;
-    vd_co_resume(inner.co);
+    vdisk_co_resume(inner.co);
     assert_string_equal(log, "<b|b");
     outer.log = inner.log;
-    vd_co_resume(outer.co);
+    vdisk_co_resume(outer.co);
     assert_string_equal(log, "<b|b>");
     inner.log = outer.log;
-    vd_co_resume(inner.co);
+    vdisk_co_resume(inner.co);
     assert_string_equal(log, "<b|b>B");
 }
 
 struct depth {
-    struct vd_co_pool *pool;
+    struct vdisk_co_pool *pool;
     int levels, reached;
 };
 
@@ -177,23 +177,23 @@ static void descend(void *arg)
     depth->reached++;
     if (depth->reached == depth->levels)
         return;
-    struct vd_co *next = vd_co_new(depth->pool, descend, depth);
+    struct vdisk_co *next = vdisk_co_new(depth->pool, descend, depth);
     if (next)
-        vd_co_resume(next);
+        vdisk_co_resume(next);
 }
 
 static void resumes_nest_thirty_deep(void **state)
 {
     struct depth depth = {.pool = *state, .levels = 30};
-    struct vd_co *first = vd_co_new(*state, descend, &depth);
+    struct vdisk_co *first = vdisk_co_new(*state, descend, &depth);
 
     assert_non_null(first);
-    vd_co_resume(first);
+    vdisk_co_resume(first);
     assert_int_equal(depth.reached, 30);
 }
 
 struct registers {
-    struct vd_co *co;
+    struct vdisk_co *co;
     uint64_t in[8], out[8];
     double dbl_out;
     bool rounded_up;
@@ -221,7 +221,7 @@ static void hold_values(void *arg)
     fesetround(FE_UPWARD);
     r->rounded_up = true;
     for (int i = 0; i < 3; i++) {
-        vd_co_yield(r->co);
+        vdisk_co_yield(r->co);
         r->rounded_up &= rounds(FE_UPWARD);
         a++, b++, c++, d++, e++, f++, g++, h++;
         x += 1.0, y += 1.0;
@@ -238,13 +238,13 @@ static void registers_and_rounding_mode_survive_switches(void **state)
     bool restored = true;
 
     for (int i = 0; i < 2; i++) {
-        r[i].co = vd_co_new(*state, hold_values, &r[i]);
+        r[i].co = vdisk_co_new(*state, hold_values, &r[i]);
         assert_non_null(r[i].co);
     }
     for (int step = 0; step < 4; step++)
         for (int i = 0; i < 2; i++) {
-            vd_co_resume(r[i].co);
-#if !defined(VD_CO_UCONTEXT) && defined(__x86_64__)
+            vdisk_co_resume(r[i].co);
+#if !defined(VDISK_CO_UCONTEXT) && defined(__x86_64__)
             restored &= rounds(FE_TONEAREST);
 #endif
         }
@@ -259,7 +259,7 @@ static void registers_and_rounding_mode_survive_switches(void **state)
 }
 
 struct deep {
-    struct vd_co *co;
+    struct vdisk_co *co;
     unsigned sum;
 };
 
@@ -269,7 +269,7 @@ static unsigned use_stack(struct deep *deep, unsigned levels)
     for (size_t i = 0; i < sizeof kibibyte; i++)
         kibibyte[i] = (unsigned char)levels;
     if (levels == 0)
-        vd_co_yield(deep->co); /* a switch at the deepest point */
+        vdisk_co_yield(deep->co); /* a switch at the deepest point */
     unsigned below = levels ? use_stack(deep, levels - 1) : 0;
     unsigned wrong = 0;
     for (size_t i = 0; i < sizeof kibibyte; i++)
@@ -288,12 +288,12 @@ static void a_hundred_and_fifty_kibibytes_of_stack_are_usable(void **state)
     struct deep deep[2] = {{0}};
 
     for (int i = 0; i < 2; i++) {
-        deep[i].co = vd_co_new(*state, go_deep, &deep[i]);
+        deep[i].co = vdisk_co_new(*state, go_deep, &deep[i]);
         assert_non_null(deep[i].co);
-        vd_co_resume(deep[i].co);
+        vdisk_co_resume(deep[i].co);
     }
     for (int i = 0; i < 2; i++)
-        vd_co_resume(deep[i].co);
+        vdisk_co_resume(deep[i].co);
     assert_int_equal(deep[0].sum, 151);
     assert_int_equal(deep[1].sum, 151);
 }
@@ -316,10 +316,10 @@ static void a_reused_stack_carries_a_hundred_thousand_coroutines(void **state)
 
     for (int i = 0; i < (SANITIZED ? 10000 : 100000); i++) {
         s.log = log;
-        s.co = vd_co_new(s.pool, write_letters, &s);
+        s.co = vdisk_co_new(s.pool, write_letters, &s);
         assert_non_null(s.co);
-        vd_co_resume(s.co);
-        vd_co_resume(s.co);
+        vdisk_co_resume(s.co);
+        vdisk_co_resume(s.co);
     }
     assert_int_equal(log[1], 'A');
 }
@@ -338,7 +338,7 @@ static void no_more_than_max_idle_stacks_are_kept(void **state)
         COUNT = 6,
         KEPT = 2
     };
-    struct vd_co_pool *pool = vd_co_pool_new(KEPT);
+    struct vdisk_co_pool *pool = vdisk_co_pool_new(KEPT);
     struct script s[COUNT];
     char log[COUNT][4];
     int mapped = 0;
@@ -346,18 +346,18 @@ static void no_more_than_max_idle_stacks_are_kept(void **state)
     assert_non_null(pool);
     for (int i = 0; i < COUNT; i++) {
         s[i] = (struct script){.log = log[i], .letter = 'a', .yields = 1};
-        s[i].co = vd_co_new(pool, write_letters, &s[i]);
+        s[i].co = vdisk_co_new(pool, write_letters, &s[i]);
         assert_non_null(s[i].co);
-        vd_co_resume(s[i].co);
+        vdisk_co_resume(s[i].co);
     }
     for (int i = 0; i < COUNT; i++)
         assert_true(is_mapped(s[i].frame));
     for (int i = 0; i < COUNT; i++)
-        vd_co_resume(s[i].co);
+        vdisk_co_resume(s[i].co);
     for (int i = 0; i < COUNT; i++)
         mapped += is_mapped(s[i].frame);
     assert_int_equal(mapped, KEPT);
-    vd_co_pool_free(pool);
+    vdisk_co_pool_free(pool);
     for (int i = 0; i < COUNT; i++)
         assert_false(is_mapped(s[i].frame));
 }
@@ -401,7 +401,7 @@ static void without_memory_for_a_stack_there_is_no_coroutine(void **state)
     none = old;
     none.rlim_cur = 1 << 20; /* less than is in use */
     assert_int_equal(setrlimit(RLIMIT_AS, &none), 0);
-    struct vd_co *co = vd_co_new(*state, write_letters, &s);
+    struct vdisk_co *co = vdisk_co_new(*state, write_letters, &s);
     assert_int_equal(setrlimit(RLIMIT_AS, &old), 0);
     assert_null(co);
 }

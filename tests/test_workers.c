@@ -12,11 +12,13 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -196,6 +198,32 @@ static void test_sleeping_threads_are_woken(void **state)
     free(work);
 }
 
+static void test_a_descriptor_tells_of_ended_jobs(void **state)
+{
+    struct vdisk_workers *workers = open_pool(2);
+    struct work *work = calloc(20, sizeof(*work));
+    int fd = vd_workers_fd(workers);
+    struct pollfd readable = {.fd = fd, .events = POLLIN};
+    eventfd_t count;
+    int done = 0;
+
+    (void)state;
+    assert_true(fd >= 0);
+    assert_int_equal(vd_workers_fd(workers), fd);
+    assert_int_equal(poll(&readable, 1, 0), 0);
+    for (unsigned i = 0; i < 20; i++)
+        work[i].done_count = &done;
+    submit_all(workers, work, 20);
+    while (done < 20) {
+        assert_int_equal(poll(&readable, 1, 10000), 1);
+        assert_int_equal(eventfd_read(fd, &count), 0);
+        workers->ops->poll(workers, false);
+    }
+    assert_int_equal(workers->ops->poll(workers, false), 0);
+    workers->ops->close(workers);
+    free(work);
+}
+
 static void test_workers_take_no_signals(void **state)
 {
     struct vdisk_workers *workers;
@@ -241,6 +269,7 @@ int main(void)
         cmocka_unit_test(test_poll_without_waiting_returns_at_once),
         cmocka_unit_test(test_all_threads_work_at_once),
         cmocka_unit_test(test_sleeping_threads_are_woken),
+        cmocka_unit_test(test_a_descriptor_tells_of_ended_jobs),
         cmocka_unit_test(test_workers_take_no_signals),
         cmocka_unit_test(test_the_number_of_threads_is_bounded),
     };

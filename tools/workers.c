@@ -21,6 +21,8 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 struct job_list {
     struct vdisk_job *head, **tail;
@@ -36,6 +38,7 @@ struct pool {
     unsigned sleepers; /* threads in work_cond */
     bool owner_sleeps; /* in ended_cond */
     bool stop;
+    int fd; /* -1: nobody asked for one */
     unsigned processors;
     unsigned in_flight; /* the owner's: submitted, done() not begun */
     unsigned thread_count;
@@ -128,6 +131,8 @@ static void *worker(void *arg)
             pthread_mutex_unlock(&pool->mutex);
             job->run(job);
             pthread_mutex_lock(&pool->mutex);
+            if (pool->fd >= 0 && !pool->ended.head)
+                eventfd_write(pool->fd, 1);
             list_add(&pool->ended, job);
             if (pool->owner_sleeps)
                 pthread_cond_signal(&pool->ended_cond);
@@ -212,6 +217,8 @@ static void pool_close(struct vdisk_workers *workers)
     pthread_cond_destroy(&pool->ended_cond);
     pthread_cond_destroy(&pool->work_cond);
     pthread_mutex_destroy(&pool->mutex);
+    if (pool->fd >= 0)
+        close(pool->fd);
     free(pool);
 }
 
@@ -221,6 +228,21 @@ static const struct vdisk_workers_ops pool_ops = {
     .count = pool_count,
     .close = pool_close,
 };
+
+int vd_workers_fd(struct vdisk_workers *workers)
+{
+    struct pool *pool = (struct pool *)workers;
+    int fd = 0;
+
+    pthread_mutex_lock(&pool->mutex);
+    if (pool->fd < 0) {
+        fd = eventfd(pool->ended.head != NULL, EFD_CLOEXEC | EFD_NONBLOCK);
+        pool->fd = fd;
+    }
+    fd = fd < 0 ? -errno : pool->fd;
+    pthread_mutex_unlock(&pool->mutex);
+    return fd;
+}
 
 static unsigned processors(void)
 {
@@ -245,6 +267,7 @@ int vd_workers_open(unsigned threads, struct vdisk_workers **out)
     if (!pool)
         return -ENOMEM;
     pool->workers.ops = &pool_ops;
+    pool->fd = -1;
     pool->processors = processors();
     list_init(&pool->waiting);
     list_init(&pool->ended);

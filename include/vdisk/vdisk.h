@@ -217,6 +217,9 @@ void vdisk_submit(struct vdisk_image *image, struct vdisk_request *request);
 /* Runs what is ready; with `wait` blocks until something has happened. Returns false when nothing
  * is in flight. */
 bool vdisk_poll(struct vdisk_image *image, bool wait);
+/* True when vdisk_poll would run something at once, without a completion of the io or a worker:
+ * what an event loop asks before it sleeps. */
+bool vdisk_ready(const struct vdisk_image *image);
 
 /* The same, waiting. `data` must not be accessed by others meanwhile. */
 int vdisk_read(struct vdisk_image *image, uint64_t offset, void *data, uint64_t length);
