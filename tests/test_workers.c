@@ -201,18 +201,16 @@ static void test_sleeping_threads_are_woken(void **state)
 static void test_a_descriptor_tells_of_ended_jobs(void **state)
 {
     struct vdisk_workers *workers = open_pool(2);
-    struct work *work = calloc(20, sizeof(*work));
     int fd = vd_workers_fd(workers);
     struct pollfd readable = {.fd = fd, .events = POLLIN};
     eventfd_t count;
     int done = 0;
+    struct work *work = new_work(workers, 20, &done);
 
     (void)state;
     assert_true(fd >= 0);
     assert_int_equal(vd_workers_fd(workers), fd);
     assert_int_equal(poll(&readable, 1, 0), 0);
-    for (unsigned i = 0; i < 20; i++)
-        work[i].done_count = &done;
     submit_all(workers, work, 20);
     while (done < 20) {
         assert_int_equal(poll(&readable, 1, 10000), 1);
