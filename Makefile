@@ -25,6 +25,8 @@ FUZZ_SECONDS ?= 60
 SEED ?= 1
 RUNS ?= 1000
 PACKAGES := libsodium libzstd libcrypto
+# On top of these, for the daemon.
+DAEMON_PACKAGES := liburing jansson libssl libseccomp
 
 comma := ,
 variant_of = $(if $(filter address%,$(1)),asan,$(if $(filter thread,$(1)),tsan,san-$(subst $(comma),-,$(1))))
@@ -49,17 +51,19 @@ EXTRA := $(if $(FUZZ),-fsanitize=fuzzer-no-link) $(if $(COVERAGE),--coverage) \
 # Programs see only the public headers; tests also see the library's own.
 INCLUDES_libvdisk := -Iinclude -Ilibvdisk
 INCLUDES_tools := -Iinclude -Itools
+INCLUDES_vdiskd := -Iinclude -Ivdiskd -Itools
 INCLUDES_bench := -Iinclude
-INCLUDES_tests := -Iinclude -Ilibvdisk -Itests -Itools
+INCLUDES_tests := -Iinclude -Ilibvdisk -Itests -Itools -Ivdiskd
 INCLUDES_fuzz := $(INCLUDES_tests) -Ifuzz
 
 # A goal that compiles nothing works without the libraries.
 ifneq ($(filter-out clean help format format-check uninstall,$(or $(MAKECMDGOALS),all)),)
-ifneq ($(shell $(PKG_CONFIG) --exists $(PACKAGES) 2>/dev/null && echo found),found)
-$(error $(PKG_CONFIG) does not find $(PACKAGES): ./quickstart installs what a build needs)
+ifneq ($(shell $(PKG_CONFIG) --exists $(PACKAGES) $(DAEMON_PACKAGES) 2>/dev/null && echo found),found)
+$(error $(PKG_CONFIG) does not find $(PACKAGES) $(DAEMON_PACKAGES): ./quickstart installs what a build needs)
 endif
 PACKAGE_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(PACKAGES))
 PACKAGE_LIBS := $(shell $(PKG_CONFIG) --libs $(PACKAGES))
+DAEMON_LIBS := $(shell $(PKG_CONFIG) --libs $(DAEMON_PACKAGES))
 endif
 
 COMPILE = $(CC) -std=gnu11 -D_GNU_SOURCE -pthread $(WARNINGS) $(HARDEN) $(SANITIZE) $(EXTRA) \
@@ -73,7 +77,9 @@ objects = $(patsubst %,$(BUILD)/obj/%.o,$(1))
 
 LIB_OBJECTS := $(call objects,$(wildcard libvdisk/*.c libvdisk/*.S))
 TOOL_OBJECTS := $(call objects,$(wildcard tools/*.c))
-WORKERS_OBJECT := $(filter %/workers.c.o,$(TOOL_OBJECTS))
+# What other programs and tests may take from tools/: all but its main program.
+SHARED_OBJECTS := $(filter-out %/vdisk.c.o,$(TOOL_OBJECTS))
+DAEMON_OBJECTS := $(call objects,$(wildcard vdiskd/*.c))
 TEST_SOURCES := $(wildcard tests/test_*.c)
 KIT_OBJECTS := $(call objects,$(filter-out $(TEST_SOURCES),$(wildcard tests/*.c)))
 FUZZ_SOURCES := $(wildcard fuzz/fuzz_*.c)
@@ -83,7 +89,9 @@ FUZZ_KIT_OBJECTS := $(filter-out $(FUZZ_DRIVER),$(call objects,$(filter-out $(FU
 
 LIBRARY := $(BUILD)/libvdisk.a
 TESTKIT := $(BUILD)/libtestkit.a
-PROGRAMS := $(BUILD)/bin/vdisk
+SHARED := $(BUILD)/libshared.a
+DAEMON_LIBRARY := $(BUILD)/libvdiskd.a
+PROGRAMS := $(BUILD)/bin/vdisk $(BUILD)/bin/vdiskd
 TEST_PROGRAMS := $(TEST_SOURCES:tests/%.c=$(BUILD)/tests/%)
 FUZZ_PROGRAMS := $(FUZZ_SOURCES:fuzz/%.c=$(BUILD)/%)
 CORPUS_PROGRAMS := $(FUZZ_SOURCES:fuzz/fuzz_%.c=$(BUILD)/tests/corpus_%)
@@ -112,7 +120,7 @@ $(BUILD)/compile-flags: FORCE
 $(BUILD)/link-flags: FORCE
 	$(call remember,$(LINK) $(LIBS))
 $(BUILD)/members: FORCE
-	$(call remember,$(LIB_OBJECTS) : $(TOOL_OBJECTS) : $(KIT_OBJECTS) : $(FUZZ_KIT_OBJECTS))
+	$(call remember,$(LIB_OBJECTS) : $(TOOL_OBJECTS) : $(DAEMON_OBJECTS) : $(KIT_OBJECTS) : $(FUZZ_KIT_OBJECTS))
 
 $(BUILD)/obj/%.c.o: %.c $(BUILD)/compile-flags
 	@mkdir -p $(@D)
@@ -134,32 +142,45 @@ $(TESTKIT): $(KIT_OBJECTS) $(BUILD)/members
 	$(call say,AR,$@)
 	$(archive)
 
+$(SHARED): $(SHARED_OBJECTS) $(BUILD)/members
+	$(call say,AR,$@)
+	$(archive)
+
+$(DAEMON_LIBRARY): $(filter-out %/vdiskd.c.o,$(DAEMON_OBJECTS)) $(BUILD)/members
+	$(call say,AR,$@)
+	$(archive)
+
 link = $(quiet)mkdir -p $(@D); $(LINK) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(1) $(LIBS)
 
 $(BUILD)/bin/vdisk: $(TOOL_OBJECTS) $(LIBRARY) $(BUILD)/link-flags $(BUILD)/members
 	$(call say,LD,$@)
 	$(call link)
 
-# What a test needs to be linked with besides is in tests/NAME.ldflags.
-$(TEST_PROGRAMS): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.c.o $(WORKERS_OBJECT) $(TESTKIT) \
-                  $(LIBRARY) $(BUILD)/link-flags $(wildcard tests/*.ldflags)
+$(BUILD)/bin/vdiskd: $(filter %/vdiskd.c.o,$(DAEMON_OBJECTS)) $(DAEMON_LIBRARY) $(SHARED) $(LIBRARY) \
+                     $(BUILD)/link-flags $(BUILD)/members
 	$(call say,LD,$@)
-	$(call link,$(strip $(file <tests/$*.ldflags)) -lcmocka -lm)
+	$(call link,$(DAEMON_LIBS))
 
-$(BUILD)/bench/%: $(BUILD)/obj/bench/%.c.o $(WORKERS_OBJECT) $(LIBRARY) $(BUILD)/link-flags
+# What a test needs to be linked with besides is in tests/NAME.ldflags.
+$(TEST_PROGRAMS): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.c.o $(TESTKIT) $(DAEMON_LIBRARY) \
+                  $(SHARED) $(LIBRARY) $(BUILD)/link-flags $(wildcard tests/*.ldflags)
+	$(call say,LD,$@)
+	$(call link,$(strip $(file <tests/$*.ldflags)) $(DAEMON_LIBS) -lcmocka -lm)
+
+$(BUILD)/bench/%: $(BUILD)/obj/bench/%.c.o $(SHARED) $(LIBRARY) $(BUILD)/link-flags
 	$(call say,LD,$@)
 	$(call link)
 
-$(FUZZ_PROGRAMS): $(BUILD)/%: $(BUILD)/obj/fuzz/%.c.o $(FUZZ_KIT_OBJECTS) $(WORKERS_OBJECT) \
-                  $(TESTKIT) $(LIBRARY) $(BUILD)/link-flags
+$(FUZZ_PROGRAMS): $(BUILD)/%: $(BUILD)/obj/fuzz/%.c.o $(FUZZ_KIT_OBJECTS) \
+                  $(TESTKIT) $(DAEMON_LIBRARY) $(SHARED) $(LIBRARY) $(BUILD)/link-flags
 	$(call say,LD,$@)
-	$(call link,-fsanitize=fuzzer -lcmocka -lm)
+	$(call link,-fsanitize=fuzzer $(DAEMON_LIBS) -lcmocka -lm)
 
 $(CORPUS_PROGRAMS): $(BUILD)/tests/corpus_%: $(BUILD)/obj/fuzz/fuzz_%.c.o $(FUZZ_DRIVER) \
-                    $(FUZZ_KIT_OBJECTS) $(WORKERS_OBJECT) $(TESTKIT) $(LIBRARY) \
+                    $(FUZZ_KIT_OBJECTS) $(TESTKIT) $(DAEMON_LIBRARY) $(SHARED) $(LIBRARY) \
                     $(BUILD)/link-flags
 	$(call say,LD,$@)
-	$(call link,-lcmocka -lm)
+	$(call link,$(DAEMON_LIBS) -lcmocka -lm)
 
 -include $(wildcard $(BUILD)/obj/*/*.d)
 

@@ -7,6 +7,7 @@
 BUILD_PACKAGES=(
     gcc libc6-dev make pkg-config
     libsodium-dev libzstd-dev libssl-dev
+    liburing-dev libjansson-dev libseccomp-dev
 )
 
 # On top of these, for `make demo`.

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * An export: an image that is served under a name, by the one reactor that owns it.
+ *
+ * Lives: made by export_add() (management, or the command line), found by name by any thread,
+ * attached to by clients (sessions), removed by export_remove(), which tells every session to go
+ * and closes the image when the last one has. A session's requests pass the limits of its export
+ * and its group, are counted, and, when the host's disk is full or fails, end or wait by policy.
+ */
+#ifndef VDISKD_EXPORT_H
+#define VDISKD_EXPORT_H
+
+#include "limit.h"
+#include "reactor.h"
+#include "stats.h"
+#include "vdisk/vdisk.h"
+
+struct export;
+struct export_session;
+struct exports; /* the table of them, and what they share */
+
+/* What becomes of a request when the host's disk is full, or an operation on it fails. */
+enum export_policy {
+    EXPORT_REPORT, /* the client gets ENOSPC or EIO */
+    EXPORT_WAIT,   /* it is tried again, each second; for EIO the image is opened anew */
+};
+
+struct export_options {
+    const char *name; /* what clients ask for; "" is the default export */
+    const char *path;
+    bool read_only;
+    bool on_demand_snapshots; /* NAME@SNAPSHOT may be attached to */
+    enum export_policy when_full, when_failing;
+    size_t cache_bytes;           /* 0: a share of the daemon's budget */
+    struct limit_settings limits; /* of this export; zeros: none */
+    const char *group;            /* NULL: none; shares the limits of the group */
+    const struct vdisk_unlocked *unlocked;
+};
+
+struct export_info {
+    char name[256];
+    char path[VDISK_PATH_MAX + 1];
+    uint8_t image_id[VDISK_ID_BYTES];
+    uint64_t size; /* bytes */
+    uint64_t cluster_bytes;
+    bool read_only;
+    bool has_base;
+    unsigned sessions;
+};
+
+/* ---- by a task ---- */
+
+/* Opens the image on one of the reactors. Waits. VDISK_E_EXISTS: the name is taken; and the errors
+ * of vdisk_open(). */
+int export_add(struct exports *exports, const struct export_options *options,
+               struct vdisk_error *error);
+/* No new sessions, those there are told; waits until the image is closed. VDISK_E_NOT_FOUND. */
+int export_remove(struct exports *exports, const char *name, struct vdisk_error *error);
+
+/* Holds the export until export_put(); from any thread. NULL: none of that name. */
+struct export *export_get(struct exports *exports, const char *name);
+void export_put(struct export *export);
+/* In the order of names; each() returns false to stop. From any thread; under a lock: no waiting.
+ */
+void export_each(struct exports *exports, bool (*each)(void *opaque, struct export *export),
+                 void *opaque);
+/* From any thread. */
+void export_get_info(struct export *export, struct export_info *info);
+struct reactor *export_reactor(const struct export *export);
+struct stats *export_stats(struct export *export);
+struct limit_group *export_limits(struct export *export);
+
+/* Runs fn(image, arg) in a coroutine of the image, where the waiting functions of vdisk.h let
+ * requests go on, and waits for its result. By a task of any reactor. */
+int export_call(struct export *export, int (*fn)(struct vdisk_image *image, void *arg), void *arg,
+                struct vdisk_error *error);
+/* After a resize by export_call(): tells the sessions. By a task of any reactor. */
+void export_resized(struct export *export);
+
+/* ---- sessions: by a task of the export's reactor ---- */
+
+struct export_session_events {
+    void (*gone)(void *opaque);    /* the export is being removed: end soon */
+    void (*resized)(void *opaque); /* export_session_size() has changed */
+};
+
+/* `snapshot` NULL: the live state. May wait. VDISK_E_NOT_FOUND. The events come on this thread,
+ * outside of tasks. */
+int export_attach(struct export *export, const char *snapshot,
+                  const struct export_session_events *events, void *opaque,
+                  struct export_session **out, struct vdisk_error *error);
+/* No request may be in flight. NULL is allowed. */
+void export_detach(struct export_session *session);
+struct export *export_session_export(struct export_session *session);
+uint64_t export_session_size(const struct export_session *session);
+bool export_session_read_only(const struct export_session *session);
+/* NULL: the live state. Only to be used within export_call(). */
+struct vdisk_snapshot *export_session_snapshot(const struct export_session *session);
+
+/* The client's, untouched by it until done(), which runs outside of tasks. It fills in op, fua,
+ * offset, length and data of `request`; request.result is the result, a vdisk error code. */
+struct export_request {
+    struct vdisk_request request;
+    void (*done)(struct export_request *request);
+    void *owner;
+    /* The export's. */
+    struct export_session *session;
+    struct export_request *next;
+    int64_t began;
+};
+void export_submit(struct export_session *session, struct export_request *request);
+
+#endif

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The event loop of one thread: operations on files, sockets and time that end later, by io_uring,
+ * or, where that is not permitted, by epoll and a few threads (reactor_uring.c,
+ * reactor_threads.c).
+ *
+ * Everything but reactor_post() and reactor_stop() belongs to the thread that runs the loop (before
+ * reactor_run(), to the one that made it). A completion never runs inside reactor_submit().
+ */
+#ifndef VDISKD_REACTOR_H
+#define VDISKD_REACTOR_H
+
+#include "vdisk/error.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+struct reactor;
+
+enum reactor_kind {
+    REACTOR_READ,     /* preadv: bytes, may be short */
+    REACTOR_WRITE,    /* pwritev: bytes, may be short */
+    REACTOR_SYNC,     /* fdatasync */
+    REACTOR_ALLOCATE, /* fallocate */
+    REACTOR_RECEIVE,  /* recvmsg: bytes, 0 at the end */
+    REACTOR_SEND,     /* sendmsg with MSG_NOSIGNAL: bytes, may be short */
+    REACTOR_ACCEPT,   /* a connection, non-blocking and close-on-exec */
+    REACTOR_POLL,     /* once: the events that came */
+    REACTOR_SLEEP,    /* 0 when it is `deadline` */
+};
+
+/* The submitter's, untouched by it from reactor_submit() until done() is called. */
+struct reactor_op {
+    enum reactor_kind kind;
+    int fd;
+    union {
+        struct { /* READ, WRITE */
+            const struct iovec *vectors;
+            unsigned count;
+            uint64_t offset;
+        };
+        struct { /* ALLOCATE */
+            int mode;
+            uint64_t from, length;
+        };
+        struct msghdr *message; /* RECEIVE, SEND */
+        unsigned events;        /* POLL: POLLIN, POLLOUT, ... */
+        int64_t deadline;       /* SLEEP: as reactor_now() */
+    };
+    int result; /* see above, or a negated errno; -ECANCELED after reactor_cancel() */
+    void (*done)(struct reactor_op *op);
+    void *owner;
+    /* The reactor's while in flight. */
+    struct reactor_op *next, *previous;
+    void *backend;
+};
+
+struct reactor_options {
+    bool no_uring;    /* the fall-back at once */
+    unsigned entries; /* of the ring; 0: 512 */
+};
+
+/* -errno. */
+int reactor_new(const struct reactor_options *options, struct reactor **out);
+/* Nothing may be in flight. NULL is allowed. */
+void reactor_free(struct reactor *reactor);
+/* "io_uring" or "threads". */
+const char *reactor_backend(const struct reactor *reactor);
+
+/* Runs until reactor_stop(). */
+void reactor_run(struct reactor *reactor);
+/* One round: what is ready, and with `wait` sleeps until there is something. May be nested in a
+ * completion, for the few places that must wait on the spot (opening an image). */
+void reactor_step(struct reactor *reactor, bool wait);
+/* From any thread, or a signal handler's. */
+void reactor_stop(struct reactor *reactor);
+
+/* Nanoseconds of CLOCK_MONOTONIC. */
+int64_t reactor_now(void);
+
+void reactor_submit(struct reactor *reactor, struct reactor_op *op);
+/* Asks for its early end; done() comes in any case, soon and with whatever result. */
+void reactor_cancel(struct reactor *reactor, struct reactor_op *op);
+
+/* Work for the next round, on this thread: run() is called once for each kick that found it idle.
+ */
+struct reactor_hook {
+    void (*run)(struct reactor_hook *hook);
+    struct reactor_hook *next;
+    bool queued;
+};
+void reactor_kick(struct reactor *reactor, struct reactor_hook *hook);
+
+/* Work from another thread. The message is the reactor's until run() is called. */
+struct reactor_message {
+    void (*run)(struct reactor_message *message);
+    struct reactor_message *next;
+};
+void reactor_post(struct reactor *reactor, struct reactor_message *message);
+
+#endif
