@@ -168,6 +168,7 @@ static int take_in_page(struct vdisk_image *image, uint64_t index, uint32_t from
     int r = load_page(image, index * VD_PAGE_BLOCKS, &node);
     if (r)
         return r;
+    assert(node);
     uint32_t n = find_run(node->page, from, want, min, &first);
     for (uint32_t i = 0; i < n; i++)
         hold(image, node, first + i);
@@ -213,6 +214,7 @@ int vd_alloc_hold(struct vdisk_image *image, uint64_t block, uint32_t count)
         int r = load_page(image, block, &node);
         if (r)
             return r;
+        assert(node);
         if (is_busy(node->page, i))
             r = vd_image_corrupt(image, VDISK_E_MALFORMED, "host block %llu is not free",
                                  (unsigned long long)block);
@@ -270,6 +272,7 @@ int vd_alloc_use_load(struct vdisk_image *image, uint64_t block, uint32_t count)
         int r = load_page(image, block, &node);
         if (r)
             return r;
+        assert(node);
         if (get_count(node->page, i) == VD_USE_MAX || block < vd_data_start(image)) {
             r = vd_image_corrupt(image, VDISK_E_MALFORMED,
                                  "the journal uses host block %llu, which cannot be",
@@ -301,6 +304,7 @@ static int lower_count(struct vdisk_image *image, uint64_t block, struct vd_runs
         r = load_page(image, block, &node);
     if (r)
         return r;
+    assert(node);
     unsigned count = get_count(node->page, i);
     if (count == 0 || block < vd_data_start(image)) {
         r = vd_image_corrupt(image, VDISK_E_MALFORMED, "host block %llu is freed but not in use",
@@ -357,6 +361,7 @@ int vd_alloc_set_count(struct vdisk_image *image, uint64_t block, unsigned count
     int r = load_page(image, block, &node);
     if (r)
         return r;
+    assert(node);
     struct vd_page *page = node->page;
     bool used = get_count(page, i) != 0, held = !used && is_busy(page, i);
     if (held && count) { /* taken for free, but the trees have it */

@@ -482,7 +482,7 @@ int vdisk_check(struct vdisk_image *image, const struct vdisk_check_options *opt
                 struct vdisk_check_result *result)
 {
     static const struct vdisk_check_options defaults = {.struct_bytes = sizeof(defaults)};
-    struct vdisk_check_result ignored;
+    struct vdisk_check_result ignored = {0};
     struct check c = {
         .image = image,
         .options = options ? options : &defaults,

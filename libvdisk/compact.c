@@ -133,7 +133,7 @@ static int compact_entry(struct vdisk_image *image, void *arg)
 int vdisk_compact(struct vdisk_image *image, vdisk_progress *progress, void *opaque,
                   struct vdisk_compact_result *result)
 {
-    struct vdisk_compact_result ignored;
+    struct vdisk_compact_result ignored = {0};
     struct compaction c = {
         .progress = progress,
         .opaque = opaque,

@@ -137,7 +137,7 @@ static int open_first(struct vdisk_files *files, const char *path, int flags,
     bool create = flags & VDISK_OPEN_CREATE;
     int open_flags = O_CLOEXEC | O_NOCTTY | O_NONBLOCK; /* a pipe must not make us wait */
     struct stat status;
-    int fd;
+    int fd = -1;
     int result;
 
     if (!create) {
@@ -349,7 +349,7 @@ int vdisk_files_piece(struct vdisk_files *files, uint64_t offset, uint64_t lengt
 {
     uint64_t split = files->split_bytes, room;
     unsigned part;
-    int fd;
+    int fd = -1;
     int result = part_of(files, offset, &part);
 
     if (result == 0 && change && files->read_only)
@@ -384,7 +384,7 @@ int vdisk_files_size(struct vdisk_files *files, uint64_t *bytes)
 {
     unsigned last = files->part_end - 1;
     off_t end;
-    int fd;
+    int fd = -1;
     int result;
 
     while (!files->parts[last].exists) /* part 0 does */
@@ -406,7 +406,7 @@ int vdisk_files_truncate(struct vdisk_files *files, uint64_t length)
     unsigned last = 0;
     uint64_t end = length; /* in the last part */
     uint64_t device_bytes;
-    int fd;
+    int fd = -1;
     int result;
 
     if (files->block_device) {

@@ -85,7 +85,7 @@ static int gather(struct plain *plain, const struct vdisk_io_request *request, u
 {
     int count = 0;
 
-    for (; room > 0 && count < IOV_MAX; request = request->next) {
+    for (; request && room > 0 && count < IOV_MAX; request = request->next) {
         uint64_t length = request->length - skip;
 
         if (length > room)

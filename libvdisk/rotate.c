@@ -373,7 +373,7 @@ int vdisk_key_rotate(const char *path, const struct vdisk_key *keys, unsigned ke
 {
     struct vdisk_open_options open_options = {.struct_bytes = sizeof(open_options),
                                               .workers = workers};
-    struct vdisk_error ignored;
+    struct vdisk_error ignored = {0};
     struct rotation rot = {.progress = progress, .opaque = opaque};
     char *temporary = NULL;
     error = error ? error : &ignored;

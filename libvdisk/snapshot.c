@@ -302,7 +302,7 @@ int vd_snapshot_open(struct vdisk_image *image, const char *name, struct vdisk_s
     /* The nodes of one that is being made may not be on disk yet. */
     while (image->checkpoint_running)
         vd_wait(&image->loop, &image->checkpoint_waiters);
-    struct vd_snap *snap = malloc(sizeof(*snap));
+    struct vd_snap *snap = calloc(1, sizeof(*snap));
     int r = snap ? find_name(image, name, snap) : -ENOMEM;
     if (!r)
         r = vd_snapshot_open_record(image, snap, out);

@@ -184,27 +184,33 @@ int vdisk_unlock(const char *path, const struct vdisk_key *key, struct vdisk_unl
                  struct vdisk_error *error)
 {
     struct vdisk_io *io;
+    struct vdisk_image *image = NULL;
+    struct vdisk_unlocked *unlocked = NULL;
     int r = vdisk_io_plain_open(path, VDISK_OPEN_READ_ONLY | VDISK_OPEN_NO_LOCK, &io, error);
     if (r)
         return r;
-    struct vdisk_image *image = vd_image_new(io, NULL, NULL, 0);
-    struct vdisk_unlocked *unlocked = vdisk_secret_alloc(sizeof(*unlocked));
+    image = vd_image_new(io, NULL, NULL, 0);
     if (!image)
         io->ops->close(io);
-    if (image && unlocked)
-        r = vd_run(image, unlock_entry, (void *)(uintptr_t)key);
     else
+        unlocked = vdisk_secret_alloc(sizeof(*unlocked));
+    if (!unlocked) {
         r = vd_fail(error, -ENOMEM, "out of memory");
-    if (image && unlocked && r && error) {
-        *error = image->error;
-        error->code = r;
+        goto out;
     }
-    if (!r) {
-        memcpy(unlocked->volume_key, image->volume_key, VD_KEY_BYTES);
-        unlocked->slot = image->slot_used;
-        *out = unlocked;
-        unlocked = NULL;
+    r = vd_run(image, unlock_entry, (void *)(uintptr_t)key);
+    if (r) {
+        if (error) {
+            *error = image->error;
+            error->code = r;
+        }
+        goto out;
     }
+    memcpy(unlocked->volume_key, image->volume_key, VD_KEY_BYTES);
+    unlocked->slot = image->slot_used;
+    *out = unlocked;
+    unlocked = NULL;
+out:
     vdisk_secret_free(unlocked);
     vd_image_free(image);
     return r;

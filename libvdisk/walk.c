@@ -7,6 +7,7 @@
 #include "data.h"
 #include "snapshot.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 
@@ -33,6 +34,7 @@ static int add_range(struct ranges *ranges, uint64_t first, uint64_t count,
         ranges->extent = grown;
         ranges->room = room;
     }
+    assert(ranges->extent);
     ranges->extent[ranges->count++] = (struct vdisk_extent){
         .offset = first * VD_BLOCK, .length = count * VD_BLOCK, .kind = kind, .depth = depth};
     return 0;

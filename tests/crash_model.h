@@ -60,7 +60,7 @@ struct crash_world {
 };
 
 struct crash_world *crash_world_new(uint64_t size);
-struct crash_world *crash_world_copy(const struct crash_world *world);
+struct crash_world *crash_world_copy(const struct crash_world *from);
 void crash_world_free(struct crash_world *world);
 /* Contents that were not freed. */
 size_t crash_contents_live(void);

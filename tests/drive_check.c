@@ -44,7 +44,7 @@ static bool check_range(const struct drive_pair *pair, uint64_t offset, uint64_t
     while (data[i] == want[i])
         i++;
     return fails(failure, "%s: byte %llu is %02x, not %02x (read of %llu at %llu)", what,
-                 (unsigned long long)(offset + i), data[i], want[i], (unsigned long long)length,
+                 (unsigned long long)offset + i, data[i], want[i], (unsigned long long)length,
                  (unsigned long long)offset);
 }
 
@@ -126,7 +126,7 @@ bool drive_check_map(const struct drive_pair *pair, struct sim_rng *rng, char *f
         return fails(failure, "map: %d: %s", r, vdisk_last_error(pair->image)->text);
     if (walk.ok && walk.next != offset + length)
         return fails(failure, "map: ends at %llu, not %llu", (unsigned long long)walk.next,
-                     (unsigned long long)(offset + length));
+                     (unsigned long long)offset + length);
     return walk.ok;
 }
 

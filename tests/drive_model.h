@@ -33,7 +33,7 @@ struct drive_state {
 
 /* All zeros, or the content of `below` as far as it goes. They assert that there is memory. */
 struct drive_state *drive_new(uint64_t size, const struct drive_state *below);
-struct drive_state *drive_copy(const struct drive_state *state);
+struct drive_state *drive_copy(const struct drive_state *from);
 void drive_free(struct drive_state *state);
 
 /* Bytes of any range; what lies outside of the windows, or past the size, is zeros. */

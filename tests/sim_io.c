@@ -80,8 +80,7 @@ void sim_op_apply(struct sim_pages *pages, const struct sim_op *op)
         extend(pages, (op->first + op->count) * SIM_PAGE_BYTES);
         break;
     case VDISK_IO_PUNCH:
-        for (uint64_t i = 0; i < op->count; i++)
-            sim_pages_set(pages, op->first + i, SIM_HOLE);
+        sim_pages_clear(pages, op->first, op->count);
         break;
     case VDISK_IO_ALLOCATE:
         for (uint64_t i = 0; i < op->count; i++) {

@@ -206,6 +206,15 @@ void sim_pages_set(struct sim_pages *pages, uint64_t index, sim_page page)
     sim_page_drop(old);
 }
 
+void sim_pages_clear(struct sim_pages *pages, uint64_t first, uint64_t count)
+{
+    uint64_t end = pages->node_count * SIM_NODE_PAGES;
+
+    end = first < end && count < end - first ? first + count : end;
+    for (; first < end; first++)
+        sim_pages_set(pages, first, SIM_HOLE);
+}
+
 void sim_pages_read(const struct sim_pages *pages, uint64_t offset, void *data, uint64_t length)
 {
     uint8_t *bytes = data;
@@ -251,8 +260,7 @@ void sim_pages_truncate(struct sim_pages *pages, uint64_t bytes)
     uint64_t first = bytes / SIM_PAGE_BYTES + (tail > 0);
 
     if (bytes < pages->bytes) {
-        for (uint64_t i = first; i < pages->node_count * SIM_NODE_PAGES; i++)
-            sim_pages_set(pages, i, SIM_HOLE);
+        sim_pages_clear(pages, first, UINT64_MAX);
         if (tail && sim_pages_get(pages, first - 1) > SIM_ZEROS) {
             static const uint8_t zeros[SIM_PAGE_BYTES];
 

@@ -53,6 +53,8 @@ void sim_pages_copy(struct sim_pages *copy, const struct sim_pages *pages);
 sim_page sim_pages_get(const struct sim_pages *pages, uint64_t index);
 /* Takes a reference of its own. */
 void sim_pages_set(struct sim_pages *pages, uint64_t index, sim_page page);
+/* Makes holes of `count` pages; costs what there is of them. */
+void sim_pages_clear(struct sim_pages *pages, uint64_t first, uint64_t count);
 /* Bytes past the end read as zeros; any alignment. */
 void sim_pages_read(const struct sim_pages *pages, uint64_t offset, void *data, uint64_t length);
 /* Any alignment; extends the file. */

@@ -487,7 +487,8 @@ static void test_what_is_no_image(void **state)
     randombytes_buf(garbage, sizeof(garbage));
     write_file(garbage, sizeof(garbage));
     expect_no_image(VDISK_E_MALFORMED);
-    memcpy(garbage, "\x89VDISK\r\n\1\0\0\0", 12);
+    static const uint8_t magic[12] = "\x89VDISK\r\n\1\0\0";
+    memcpy(garbage, magic, sizeof(magic));
     write_file(garbage, sizeof(garbage));
     expect_no_image(VDISK_E_MALFORMED);
     assert_int_equal(create_with(MIB, 0, 0, 0), VDISK_E_EXISTS);
