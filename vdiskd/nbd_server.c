@@ -27,6 +27,8 @@
 struct listener {
     struct nbd_server *server;
     int fd;
+    struct reactor_op accept;
+    bool waits;
     char path[108]; /* of a Unix socket we made */
 };
 
@@ -200,7 +202,12 @@ static void accept_run(void *arg)
     struct nbd_server *server = listener->server;
 
     while (!atomic_load(&server->stopping)) {
-        int fd = task_accept(listener->fd, TASK_FOREVER);
+        int fd;
+
+        listener->accept = (struct reactor_op){.kind = REACTOR_ACCEPT, .fd = listener->fd};
+        listener->waits = true;
+        fd = task_do(&listener->accept, TASK_FOREVER);
+        listener->waits = false;
 
         if (fd >= 0)
             welcome(server, fd);
@@ -414,8 +421,10 @@ void nbd_server_stop(struct nbd_server *server)
     unsigned left = 1;
 
     atomic_store(&server->stopping, true);
-    for (unsigned i = 0; i < server->listeners; i++)
-        (void)shutdown(server->listener[i].fd, SHUT_RDWR);
+    for (unsigned i = 0; i < server->listeners; i++) {
+        if (server->listener[i].waits)
+            reactor_cancel(server->reactor, &server->listener[i].accept);
+    }
     shut_down(server, SHUT_RD);
     while (left > 0) {
         pthread_mutex_lock(&server->lock);

@@ -9,6 +9,7 @@
 #include <openssl/x509.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -45,7 +46,7 @@ int stream_start_tls(struct stream *stream, struct tls *tls, int64_t deadline)
 void stream_subject(const struct stream *stream, char *out, size_t room)
 {
     X509 *peer = stream->ssl ? SSL_get1_peer_certificate(stream->ssl) : NULL;
-    const char *user = stream->ssl ? SSL_get_psk_identity(stream->ssl) : NULL;
+    const char *user = stream->ssl ? SSL_get_app_data(stream->ssl) : NULL;
     BIO *memory = peer ? BIO_new(BIO_s_mem()) : NULL;
 
     snprintf(out, room, "%s", user ? user : "");
@@ -172,6 +173,7 @@ void stream_close(struct stream *stream)
         if (SSL_is_init_finished(stream->ssl))
             (void)SSL_shutdown(stream->ssl);
         ERR_clear_error();
+        free(SSL_get_app_data(stream->ssl)); /* the user, by tls.c */
         SSL_free(stream->ssl);
         stream->ssl = NULL;
     }

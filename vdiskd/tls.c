@@ -121,6 +121,10 @@ static unsigned find_key(SSL *ssl, const char *user, unsigned char *key, unsigne
     }
     OPENSSL_cleanse(line, sizeof(line));
     fclose(file);
+    if (found) { /* TLS 1.3 does not keep it for us; freed by stream_close() */
+        free(SSL_get_app_data(ssl));
+        SSL_set_app_data(ssl, strdup(user));
+    }
     return found;
 }
 
