@@ -1,0 +1,441 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The NBD server's sockets, and the lives of its connections: see nbd_server.h.
+ *
+ * A connection is in the list from accept() until its socket is about to be closed, so that
+ * nbd_server_stop() may shut the sockets down from its own thread; `count` covers it until the last
+ * access to the server.
+ */
+#include "nbd_conn.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define BACKLOG    128
+#define PAUSE_NS   INT64_C(100000000) /* after an accept() that failed */
+#define WAIT_NS    INT64_C(2000000)
+#define HOST_BYTES 256u
+
+struct listener {
+    struct nbd_server *server;
+    int fd;
+    struct reactor_op accept;
+    bool waits;
+    char path[108]; /* of a Unix socket we made */
+};
+
+struct nbd_server {
+    struct reactor *reactor;
+    struct exports *exports;
+    struct nbd_options options;
+    struct tls *tls;
+    char *default_export;
+    struct listener listener[NBD_LISTEN_MAX];
+    unsigned listeners;
+    unsigned accepting; /* tasks, on the server's thread */
+    atomic_bool stopping;
+    pthread_mutex_t lock;
+    struct nbd_conn *first; /* under the lock */
+    unsigned count;
+};
+
+struct exports *nbd_server_exports(struct nbd_server *server)
+{
+    return server->exports;
+}
+
+const struct nbd_options *nbd_server_options(struct nbd_server *server)
+{
+    return &server->options;
+}
+
+struct tls *nbd_server_tls(struct nbd_server *server)
+{
+    return server->tls;
+}
+
+__attribute__((format(printf, 3, 4))) static int fail(struct vdisk_error *error, int code,
+                                                      const char *format, ...)
+{
+    va_list arguments;
+
+    error->code = code;
+    va_start(arguments, format);
+    vsnprintf(error->text, sizeof(error->text), format, arguments);
+    va_end(arguments);
+    return code;
+}
+
+/* --- a connection --------------------------------------------------------------------------- */
+
+void nbd_conn_event(struct nbd_conn *conn, enum nbd_event_kind kind, const char *reason)
+{
+    const struct nbd_options *options = &conn->server->options;
+
+    conn->event.kind = kind;
+    conn->event.reason = reason;
+    if (options->event)
+        options->event(options->opaque, &conn->event);
+}
+
+static void who_is_it(struct nbd_event *event, int fd)
+{
+    struct sockaddr_storage address = {0};
+    socklen_t length = sizeof(address), size;
+    char host[64], port[16];
+    struct ucred credentials;
+    int on = 1;
+
+    (void)getpeername(fd, (struct sockaddr *)&address, &length);
+    if (address.ss_family == AF_UNIX) {
+        (void)snprintf(event->peer, sizeof(event->peer), "unix");
+        size = sizeof(credentials);
+        if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &size) == 0) {
+            event->has_credentials = true;
+            event->pid = credentials.pid;
+            event->uid = credentials.uid;
+            event->gid = credentials.gid;
+        }
+        return;
+    }
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+    if (getnameinfo((struct sockaddr *)&address, length, host, sizeof(host), port, sizeof(port),
+                    NI_NUMERICHOST | NI_NUMERICSERV) == 0)
+        (void)snprintf(event->peer, sizeof(event->peer), "%s port %s", host, port);
+}
+
+static void unlist(struct nbd_conn *conn)
+{
+    struct nbd_server *server = conn->server;
+
+    pthread_mutex_lock(&server->lock);
+    if (conn->previous)
+        conn->previous->next = conn->next;
+    else
+        server->first = conn->next;
+    if (conn->next)
+        conn->next->previous = conn->previous;
+    pthread_mutex_unlock(&server->lock);
+}
+
+static void stop_lingering(struct nbd_conn *conn)
+{
+    if (conn->lingers)
+        reactor_cancel(task_reactor(task_current()), &conn->linger);
+    while (conn->lingers)
+        task_park(&conn->reader);
+}
+
+static void conn_run(void *arg)
+{
+    struct nbd_conn *conn = arg;
+    struct nbd_server *server = conn->server;
+
+    if (nbd_negotiate(conn) == 0) {
+        nbd_conn_event(conn, NBD_EVENT_OPENED, NULL);
+        nbd_transmit(conn);
+        nbd_conn_event(conn, NBD_EVENT_CLOSED, NULL);
+    }
+    export_detach(conn->session);
+    stop_lingering(conn);
+    if (conn->export)
+        export_put(conn->export);
+    nbd_contexts_clear(conn);
+    unlist(conn);
+    stream_close(&conn->stream);
+    free(conn);
+    pthread_mutex_lock(&server->lock);
+    server->count--;
+    pthread_mutex_unlock(&server->lock);
+}
+
+/* --- accepting ------------------------------------------------------------------------------ */
+
+static void welcome(struct nbd_server *server, int fd)
+{
+    struct nbd_conn *conn = calloc(1, sizeof(*conn));
+    bool is_full;
+
+    if (!conn) {
+        close(fd);
+        return;
+    }
+    conn->server = server;
+    conn->stream.fd = fd;
+    who_is_it(&conn->event, fd);
+    pthread_mutex_lock(&server->lock);
+    is_full = server->count >= server->options.connections_max;
+    if (!is_full) {
+        server->count++;
+        conn->next = server->first;
+        if (conn->next)
+            conn->next->previous = conn;
+        server->first = conn;
+    }
+    pthread_mutex_unlock(&server->lock);
+    if (is_full) {
+        nbd_conn_event(conn, NBD_EVENT_DENIED, "too many connections");
+    } else if (task_spawn(server->reactor, conn_run, conn) == 0) {
+        return;
+    } else {
+        unlist(conn);
+        pthread_mutex_lock(&server->lock);
+        server->count--;
+        pthread_mutex_unlock(&server->lock);
+    }
+    close(fd);
+    free(conn);
+}
+
+static void accept_run(void *arg)
+{
+    struct listener *listener = arg;
+    struct nbd_server *server = listener->server;
+
+    while (!atomic_load(&server->stopping)) {
+        int fd;
+
+        listener->accept = (struct reactor_op){.kind = REACTOR_ACCEPT, .fd = listener->fd};
+        listener->waits = true;
+        fd = task_do(&listener->accept, TASK_FOREVER);
+        listener->waits = false;
+
+        if (fd >= 0)
+            welcome(server, fd);
+        else if (!atomic_load(&server->stopping))
+            task_sleep(PAUSE_NS); /* no descriptors, say */
+    }
+    server->accepting--;
+}
+
+/* --- listening ------------------------------------------------------------------------------ */
+
+static int add_listener(struct nbd_server *server, int fd, const char *path)
+{
+    struct listener *listener = &server->listener[server->listeners];
+
+    if (server->listeners == NBD_LISTEN_MAX) {
+        close(fd);
+        return -E2BIG;
+    }
+    listener->server = server;
+    listener->fd = fd;
+    (void)snprintf(listener->path, sizeof(listener->path), "%s", path);
+    server->listeners++;
+    return 0;
+}
+
+/* Whether the socket's file was left behind by a server that is no more. */
+static bool is_stale(const struct sockaddr_un *address)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool is;
+
+    if (fd < 0)
+        return false;
+    is = connect(fd, (const struct sockaddr *)address, sizeof(*address)) < 0 &&
+         errno == ECONNREFUSED;
+    close(fd);
+    return is;
+}
+
+static int listen_unix(struct nbd_server *server, const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd, result;
+
+    if (strlen(path) >= sizeof(address.sun_path))
+        return -ENAMETOOLONG;
+    memcpy(address.sun_path, path, strlen(path) + 1);
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return -errno;
+    result = bind(fd, (struct sockaddr *)&address, sizeof(address));
+    if (result < 0 && errno == EADDRINUSE && is_stale(&address)) {
+        (void)unlink(path);
+        result = bind(fd, (struct sockaddr *)&address, sizeof(address));
+    }
+    /* Nobody can connect before listen(). */
+    if (result < 0 || chmod(path, S_IRUSR | S_IWUSR) < 0 || listen(fd, BACKLOG) < 0) {
+        result = -errno;
+        close(fd);
+        return result;
+    }
+    return add_listener(server, fd, path);
+}
+
+static int listen_at(struct nbd_server *server, const struct addrinfo *info)
+{
+    int on = 1, result;
+    int fd = socket(info->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+    if (fd < 0)
+        return -errno;
+    (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    if (info->ai_family == AF_INET6)
+        (void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
+    if (bind(fd, info->ai_addr, info->ai_addrlen) < 0 || listen(fd, BACKLOG) < 0) {
+        result = -errno;
+        close(fd);
+        return result;
+    }
+    return add_listener(server, fd, "");
+}
+
+static int listen_tcp(struct nbd_server *server, const char *address)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *found = NULL;
+    const char *colon = strrchr(address, ':');
+    size_t length = colon ? (size_t)(colon - address) : 0;
+    char host[HOST_BYTES];
+    int result;
+
+    if (!colon || length >= sizeof(host))
+        return -EINVAL;
+    if (length >= 2 && address[0] == '[' && colon[-1] == ']') {
+        address++;
+        length -= 2;
+    }
+    memcpy(host, address, length);
+    host[length] = 0;
+    if (getaddrinfo(length ? host : NULL, colon + 1, &hints, &found))
+        return -EADDRNOTAVAIL;
+    result = 0;
+    for (const struct addrinfo *info = found; info && result == 0; info = info->ai_next)
+        result = listen_at(server, info);
+    freeaddrinfo(found);
+    return result;
+}
+
+static int listen_one(struct nbd_server *server, const char *address)
+{
+    if (strncmp(address, "unix:", 5) == 0)
+        return listen_unix(server, address + 5);
+    if (strncmp(address, "tcp:", 4) == 0)
+        return listen_tcp(server, address + 4);
+    if (strncmp(address, "fd:", 3) == 0) {
+        char *end;
+        long fd = strtol(address + 3, &end, 10);
+
+        return *end || end == address + 3 || fd < 0 ? -EINVAL : add_listener(server, (int)fd, "");
+    }
+    return -EINVAL;
+}
+
+/* --- start and stop ------------------------------------------------------------------------- */
+
+static void server_free(struct nbd_server *server)
+{
+    for (unsigned i = 0; i < server->listeners; i++) {
+        close(server->listener[i].fd);
+        if (server->listener[i].path[0])
+            (void)unlink(server->listener[i].path);
+    }
+    tls_free(server->tls);
+    free(server->default_export);
+    pthread_mutex_destroy(&server->lock);
+    free(server);
+}
+
+static int set_up(struct nbd_server *server, const struct nbd_options *options,
+                  struct vdisk_error *error)
+{
+    int result = 0;
+
+    if (options->default_export) {
+        server->default_export = strdup(options->default_export);
+        if (!server->default_export)
+            return fail(error, -ENOMEM, "there is no memory");
+        server->options.default_export = server->default_export;
+    }
+    if (!server->options.connections_max)
+        server->options.connections_max = NBD_CONNECTIONS_DEFAULT_MAX;
+    if (options->tls_required && !options->tls)
+        return fail(error, -EINVAL, "TLS is required, and there are no keys for it");
+    if (options->tls)
+        result = tls_new(options->tls, &server->tls, error);
+    for (unsigned i = 0; result == 0 && i < options->address_count; i++) {
+        result = listen_one(server, options->addresses[i]);
+        if (result)
+            fail(error, result, "cannot listen at %s: %s", options->addresses[i],
+                 vdisk_strerror(result));
+    }
+    return result;
+}
+
+int nbd_server_start(struct reactor *reactor, struct exports *exports,
+                     const struct nbd_options *options, struct nbd_server **out,
+                     struct vdisk_error *error)
+{
+    struct nbd_server *server = calloc(1, sizeof(*server));
+    int result;
+
+    if (!server)
+        return fail(error, -ENOMEM, "there is no memory");
+    pthread_mutex_init(&server->lock, NULL);
+    server->reactor = reactor;
+    server->exports = exports;
+    server->options = *options;
+    server->options.addresses = NULL; /* the caller's */
+    server->options.tls = NULL;
+    result = set_up(server, options, error);
+    for (unsigned i = 0; result == 0 && i < server->listeners; i++) {
+        result = task_spawn(reactor, accept_run, &server->listener[i]);
+        if (result == 0)
+            server->accepting++;
+        else
+            fail(error, result, "there is no memory");
+    }
+    /* With a task there already, memory that is short now must not free what it uses. */
+    if (result && server->accepting == 0) {
+        server_free(server);
+        return result;
+    }
+    *out = server;
+    return 0;
+}
+
+static void shut_down(struct nbd_server *server, int how)
+{
+    pthread_mutex_lock(&server->lock);
+    for (struct nbd_conn *conn = server->first; conn; conn = conn->next) {
+        atomic_store(&conn->ending, true);
+        (void)shutdown(conn->stream.fd, how);
+    }
+    pthread_mutex_unlock(&server->lock);
+}
+
+void nbd_server_stop(struct nbd_server *server)
+{
+    int64_t deadline = reactor_now() + NBD_LINGER_NS;
+    bool is_forced = false;
+    unsigned left = 1;
+
+    atomic_store(&server->stopping, true);
+    for (unsigned i = 0; i < server->listeners; i++) {
+        if (server->listener[i].waits)
+            reactor_cancel(server->reactor, &server->listener[i].accept);
+    }
+    shut_down(server, SHUT_RD);
+    while (left > 0) {
+        pthread_mutex_lock(&server->lock);
+        left = server->count + server->accepting;
+        pthread_mutex_unlock(&server->lock);
+        if (left > 0 && !is_forced && reactor_now() > deadline) {
+            shut_down(server, SHUT_RDWR);
+            is_forced = true;
+        }
+        if (left > 0)
+            task_sleep(WAIT_NS);
+    }
+    server_free(server);
+}
