@@ -39,6 +39,9 @@ struct limit_group *limit_group_new(const struct limit_settings *settings);
 void limit_group_free(struct limit_group *group);
 /* From any thread, while in use: what is in the buckets stays, but for what no longer fits. */
 void limit_group_set(struct limit_group *group, const struct limit_settings *settings);
+/* The same at a time of the caller's (nanoseconds of CLOCK_MONOTONIC). */
+void limit_group_set_at(struct limit_group *group, const struct limit_settings *settings,
+                        int64_t now);
 void limit_group_get(const struct limit_group *group, struct limit_settings *settings);
 
 /*
@@ -46,7 +49,9 @@ void limit_group_get(const struct limit_group *group, struct limit_settings *set
  * taken and 0 is returned; else nothing is taken and the return is when to ask again, in
  * nanoseconds from `now`. `waited` says that the request is the first of a queue and has asked
  * before: then the time between when it could have passed and now is not lost, so that a late timer
- * costs no rate. Both groups may be NULL. From any thread.
+ * costs no rate; that holds for the requests behind it, too, which need not say so. Both groups
+ * may be NULL. With a shared group, `own` is also who asks: limiters that wait for one group are
+ * served alike. From any thread.
  */
 int64_t limit_take(struct limit_group *own, struct limit_group *shared, bool is_write,
                    uint64_t bytes, int64_t now, bool waited);
