@@ -37,4 +37,8 @@ void json_bool(struct json *json, const char *name, bool value);
 void json_null(struct json *json, const char *name);
 void json_hex(struct json *json, const char *name, const uint8_t *bytes, size_t length);
 
+/* Length of the UTF-8 sequence at `at`, which ends with a NUL, or 0 when it is none (overlong,
+ * surrogate, cut off). */
+unsigned json_utf8_length(const unsigned char *at);
+
 #endif
