@@ -91,7 +91,7 @@ LIBRARY := $(BUILD)/libvdisk.a
 TESTKIT := $(BUILD)/libtestkit.a
 SHARED := $(BUILD)/libshared.a
 DAEMON_LIBRARY := $(BUILD)/libvdiskd.a
-PROGRAMS := $(BUILD)/bin/vdisk $(BUILD)/bin/vdiskd
+PROGRAMS := $(BUILD)/bin/vdisk $(if $(wildcard vdiskd/vdiskd.c),$(BUILD)/bin/vdiskd)
 TEST_PROGRAMS := $(TEST_SOURCES:tests/%.c=$(BUILD)/tests/%)
 FUZZ_PROGRAMS := $(FUZZ_SOURCES:fuzz/%.c=$(BUILD)/%)
 CORPUS_PROGRAMS := $(FUZZ_SOURCES:fuzz/fuzz_%.c=$(BUILD)/tests/corpus_%)

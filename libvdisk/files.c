@@ -42,6 +42,7 @@ struct vdisk_files {
     int directory;    /* -1 until names are needed */
     bool directory_dirty;
     bool read_only;
+    bool direct;
     bool created;
     bool block_device;
     uint64_t split_bytes;
@@ -108,6 +109,13 @@ static int open_failed(int number, bool create, struct vdisk_error *error)
     }
 }
 
+/* Where the file system refuses, the page cache does. */
+static void set_direct(const struct vdisk_files *files, int fd)
+{
+    if (files->direct)
+        (void)fcntl(fd, F_SETFL, O_DIRECT);
+}
+
 static int lock(int fd, bool shared, struct vdisk_error *error)
 {
     int result;
@@ -151,6 +159,7 @@ static int open_first(struct vdisk_files *files, const char *path, int flags,
     files->created = create;
     if (fstat(fd, &status) < 0 || fcntl(fd, F_SETFL, 0) < 0)
         return open_failed(errno, create, error);
+    set_direct(files, fd);
     result = check_kind(&status, error); /* the name may lead elsewhere by now */
     if (result)
         return result;
@@ -206,6 +215,7 @@ int vdisk_files_open(const char *path, int flags, struct vdisk_files **out,
     files->calls = &real_calls;
     files->directory = -1;
     files->part_end = 1;
+    files->direct = flags & VDISK_OPEN_DIRECT;
     files->read_only = flags & (VDISK_OPEN_READ_ONLY | VDISK_OPEN_NO_LOCK);
     for (unsigned i = 0; i < VD_PARTS_MAX; i++)
         files->parts[i].fd = -1;
@@ -306,6 +316,7 @@ static int part_open(struct vdisk_files *files, unsigned number, bool create, in
     } while (part->fd < 0 && errno == EINTR);
     if (part->fd < 0)
         return -errno;
+    set_direct(files, part->fd);
     if (!part->exists) {
         part->exists = part->created = part->dirty = true;
         files->directory_dirty = true;

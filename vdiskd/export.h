@@ -17,7 +17,7 @@
 
 struct export;
 struct export_session;
-struct exports; /* the table of them, and what they share */
+struct exports; /* the table of them, and the threads that serve them */
 
 /* What becomes of a request when the host's disk is full, or an operation on it fails. */
 enum export_policy {
@@ -47,6 +47,23 @@ struct export_info {
     bool has_base;
     unsigned sessions;
 };
+
+struct exports_options {
+    unsigned reactors;  /* threads that serve; 0: one */
+    unsigned workers;   /* threads that compute, for each of them; 0: one for each processor */
+    size_t cache_bytes; /* for all exports together; 0: 256 MiB */
+    bool no_uring;
+};
+
+/* Starts the threads, but for the first reactor, which is the caller's to run. */
+int exports_new(const struct exports_options *options, struct exports **out,
+                struct vdisk_error *error);
+struct reactor *exports_main(struct exports *exports);
+/* Every export is removed by then. NULL is allowed. */
+void exports_free(struct exports *exports);
+/* The group of that name, made without limits where there is none; from any thread; it lives as
+ * long as the exports. NULL without memory. */
+struct limit_group *exports_group(struct exports *exports, const char *name);
 
 /* ---- by a task ---- */
 

@@ -13,11 +13,17 @@
 #include "vdisk/error.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
 struct reactor;
+
+struct reactor_time { /* as the kernel's */
+    int64_t seconds;
+    long long nanoseconds;
+};
 
 enum reactor_kind {
     REACTOR_READ,     /* preadv: bytes, may be short */
@@ -55,6 +61,7 @@ struct reactor_op {
     /* The reactor's while in flight. */
     struct reactor_op *next, *previous;
     void *backend;
+    struct reactor_time timeout;
 };
 
 struct reactor_options {
@@ -92,6 +99,8 @@ struct reactor_hook {
     bool queued;
 };
 void reactor_kick(struct reactor *reactor, struct reactor_hook *hook);
+/* Takes it back, if it is queued. */
+void reactor_unkick(struct reactor *reactor, struct reactor_hook *hook);
 
 /* Work from another thread. The message is the reactor's until run() is called. */
 struct reactor_message {

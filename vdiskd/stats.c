@@ -1,20 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Counting requests; see stats.h. One thread writes, so plain relaxed additions do.
- */
+/* Counting; see stats.h. */
 #include "stats.h"
 
 #include "vdisk/error.h"
-
-/* The least b with nanoseconds <= 2^b microseconds. */
-static unsigned bucket_of(int64_t nanoseconds)
-{
-    unsigned b = 0;
-
-    while (b < STATS_BUCKETS - 1 && nanoseconds > (INT64_C(1000) << b))
-        b++;
-    return b;
-}
 
 static void add(atomic_uint_fast64_t *counter, uint64_t value)
 {
@@ -25,12 +13,14 @@ void stats_add(struct stats *stats, enum stats_op op, uint64_t bytes, int64_t na
                int result)
 {
     struct stats_counter *counter = &stats->op[op];
+    uint64_t microseconds = nanoseconds > 0 ? ((uint64_t)nanoseconds + 999) / 1000 : 0;
+    unsigned bucket = 0;
 
-    if (nanoseconds < 0)
-        nanoseconds = 0;
+    while (bucket + 1 < STATS_BUCKETS && (UINT64_C(1) << bucket) < microseconds)
+        bucket++;
     add(&counter->count, 1);
-    add(&counter->nanoseconds, (uint64_t)nanoseconds);
-    add(&counter->bucket[bucket_of(nanoseconds)], 1);
+    add(&counter->nanoseconds, nanoseconds > 0 ? (uint64_t)nanoseconds : 0);
+    add(&counter->bucket[bucket], 1);
     if (result)
         add(&counter->errors, 1);
     else

@@ -91,6 +91,7 @@ enum {
     VDISK_OPEN_READ_ONLY = 1 << 0, /* shared lock; no write ever reaches the files */
     VDISK_OPEN_CREATE = 1 << 1,    /* the file must not exist; mode 0600 */
     VDISK_OPEN_NO_LOCK = 1 << 2,   /* public header of an image in use; reads only */
+    VDISK_OPEN_DIRECT = 1 << 3,    /* past the page cache (O_DIRECT), where the file system can */
 };
 
 /*

@@ -1,0 +1,379 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The requests and sessions of an export (export.h), on the thread of its lane.
+ *
+ * A request goes: limits (waits in `limited`), image, and, when the disk is full and the policy
+ * says so, `full`, from where it is tried again each second. So each is in one of these places, and
+ * done() is called exactly once, outside of tasks.
+ */
+#include "export_impl.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TRY_AGAIN_NS INT64_C(1000000000)
+
+/* ---- the image ---- */
+
+void export_pump(struct reactor_hook *hook)
+{
+    struct export *export = (struct export *)((char *)hook - offsetof(struct export, ready));
+
+    if (!export->image) /* it is being opened, or closed */
+        return;
+    (void)vdisk_poll(export->image, false);
+    if (vdisk_ready(export->image))
+        reactor_kick(export->lane->reactor, &export->ready);
+}
+
+struct call {
+    struct export *export;
+    int (*fn)(struct vdisk_image *image, void *arg);
+    void *arg;
+    int result;
+    struct vdisk_error error;
+    struct task *caller;
+};
+
+static void call_entry(void *opaque)
+{
+    struct call *call = opaque;
+    struct vdisk_image *image = call->export->image;
+
+    call->result = call->fn(image, call->arg);
+    if (call->result)
+        call->error = *vdisk_last_error(image);
+    task_wake(&call->caller);
+}
+
+int export_call(struct export *export, int (*fn)(struct vdisk_image *image, void *arg), void *arg,
+                struct vdisk_error *error)
+{
+    struct reactor *here = task_reactor(task_current());
+    struct call call = {.export = export, .fn = fn, .arg = arg};
+    int result;
+
+    task_move(export->lane->reactor);
+    result = export->image ? vdisk_spawn(export->image, call_entry, &call) : VDISK_E_NOT_FOUND;
+    if (result == 0) {
+        reactor_kick(export->lane->reactor, &export->ready);
+        task_park(&call.caller);
+        result = call.result;
+    }
+    task_move(here);
+    if (result && error) {
+        *error = call.error;
+        if (!error->text[0])
+            (void)snprintf(error->text, sizeof(error->text), "%s", vdisk_strerror(result));
+        error->code = result;
+    }
+    return result;
+}
+
+/* ---- queues ---- */
+
+static void push(struct export_queue *queue, struct export_request *request)
+{
+    if (!queue->head)
+        queue->tail = &queue->head;
+    request->next = NULL;
+    *queue->tail = request;
+    queue->tail = &request->next;
+}
+
+static struct export_request *pop(struct export_queue *queue)
+{
+    struct export_request *request = queue->head;
+
+    if (request)
+        queue->head = request->next;
+    return request;
+}
+
+static void arm(struct export *export, struct reactor_op *timer, bool *armed, int64_t delay)
+{
+    if (*armed)
+        return;
+    *armed = true;
+    timer->kind = REACTOR_SLEEP;
+    timer->deadline = reactor_now() + delay;
+    timer->owner = export;
+    reactor_submit(export->lane->reactor, timer);
+}
+
+/* ---- the end of a request ---- */
+
+static enum stats_op counted_as(enum vdisk_request_op op)
+{
+    switch (op) {
+    case VDISK_READ:
+        return STATS_READ;
+    case VDISK_WRITE:
+        return STATS_WRITE;
+    case VDISK_FLUSH:
+        return STATS_FLUSH;
+    case VDISK_DISCARD:
+        return STATS_DISCARD;
+    case VDISK_ZERO:
+        break;
+    }
+    return STATS_ZERO;
+}
+
+static void finish(struct export_request *request)
+{
+    struct export *export = request->session->export;
+    int result = request->request.result;
+
+    atomic_fetch_sub_explicit(&export->stats.in_flight, 1, memory_order_relaxed);
+    stats_add(&export->stats, counted_as(request->request.op), request->request.length,
+              reactor_now() - request->began, result);
+    request->done(request);
+}
+
+static void full_over(struct reactor_op *timer);
+
+static void image_done(struct vdisk_request *vdisk_request)
+{
+    struct export_request *request = vdisk_request->owner;
+    struct export *export = request->session->export;
+    bool is_full = vdisk_request->result == -ENOSPC || vdisk_request->result == -EDQUOT;
+
+    if (is_full && export->when_full == EXPORT_WAIT) {
+        atomic_fetch_add_explicit(&export->stats.waiting_for_space, 1, memory_order_relaxed);
+        push(&export->full, request);
+        export->full_timer.done = full_over;
+        arm(export, &export->full_timer, &export->full_armed, TRY_AGAIN_NS);
+        return;
+    }
+    finish(request);
+}
+
+static void start(struct export_request *request)
+{
+    struct export *export = request->session->export;
+
+    request->request.done = image_done;
+    request->request.owner = request;
+    request->request.snapshot = request->session->snapshot;
+    vdisk_submit(export->image, &request->request);
+    reactor_kick(export->lane->reactor, &export->ready);
+}
+
+static void full_over(struct reactor_op *timer)
+{
+    struct export *export = timer->owner;
+    struct export_queue again = export->full;
+    struct export_request *request;
+
+    export->full_armed = false;
+    export->full.head = NULL;
+    while ((request = pop(&again)))
+        start(request);
+}
+
+/* ---- limits ---- */
+
+static void limit_over(struct reactor_op *timer);
+
+/* 0: it may start; else when to ask again. */
+static int64_t ask_limits(struct export *export, const struct export_request *request, bool waited)
+{
+    const struct vdisk_request *r = &request->request;
+
+    if (r->op == VDISK_FLUSH)
+        return 0;
+    /* What is not transferred costs an operation and no bytes. */
+    return limit_take(export->limits, export->group, r->op != VDISK_READ,
+                      r->op <= VDISK_WRITE ? r->length : 0, reactor_now(), waited);
+}
+
+static void wait_for_limit(struct export *export, int64_t delay)
+{
+    export->limit_timer.done = limit_over;
+    arm(export, &export->limit_timer, &export->limit_armed, delay);
+}
+
+static void limit_over(struct reactor_op *timer)
+{
+    struct export *export = timer->owner;
+
+    export->limit_armed = false;
+    while (export->limited.head) {
+        int64_t delay = ask_limits(export, export->limited.head, true);
+
+        if (delay > 0) {
+            wait_for_limit(export, delay);
+            return;
+        }
+        start(pop(&export->limited));
+    }
+}
+
+void export_submit(struct export_session *session, struct export_request *request)
+{
+    struct export *export = session->export;
+    int64_t delay = 0;
+
+    request->session = session;
+    request->began = reactor_now();
+    atomic_fetch_add_explicit(&export->stats.in_flight, 1, memory_order_relaxed);
+    if (!export->limited.head)
+        delay = ask_limits(export, request, false);
+    if (!export->limited.head && delay == 0) {
+        start(request);
+        return;
+    }
+    atomic_fetch_add_explicit(&export->stats.throttled, 1, memory_order_relaxed);
+    push(&export->limited, request);
+    wait_for_limit(export, delay);
+}
+
+void export_fail_waiting(struct export *export, int result)
+{
+    struct export_request *request;
+
+    while ((request = pop(&export->limited)) || (request = pop(&export->full))) {
+        request->request.result = result;
+        finish(request);
+    }
+}
+
+/* ---- sessions ---- */
+
+struct snapshot_call {
+    const char *name;
+    struct vdisk_snapshot *snapshot;
+};
+
+static int open_snapshot(struct vdisk_image *image, void *arg)
+{
+    struct snapshot_call *call = arg;
+
+    return vdisk_snapshot_open(image, call->name, &call->snapshot);
+}
+
+int export_attach(struct export *export, const char *snapshot,
+                  const struct export_session_events *events, void *opaque,
+                  struct export_session **out, struct vdisk_error *error)
+{
+    struct export_session *session = calloc(1, sizeof(*session));
+    struct snapshot_call call = {.name = snapshot};
+    int result = session ? 0 : -ENOMEM;
+
+    if (result == 0 && snapshot)
+        result = export_call(export, open_snapshot, &call, error);
+    if (result == 0 && (export->closing || !export->image))
+        result = VDISK_E_NOT_FOUND; /* it went away while we waited */
+    if (result) {
+        vdisk_snapshot_close(call.snapshot);
+        free(session);
+        return result;
+    }
+    *session = (struct export_session){
+        .export = export,
+        .next = export->sessions,
+        .snapshot = call.snapshot,
+        .events = events,
+        .opaque = opaque,
+    };
+    export->sessions = session;
+    pthread_mutex_lock(&export->mutex);
+    export->info.sessions++;
+    pthread_mutex_unlock(&export->mutex);
+    atomic_fetch_add_explicit(&export->stats.sessions_total, 1, memory_order_relaxed);
+    *out = session;
+    return 0;
+}
+
+void export_detach(struct export_session *session)
+{
+    struct export *export;
+    struct export_session **place;
+
+    if (!session)
+        return;
+    export = session->export;
+    place = &export->sessions;
+    while (*place != session)
+        place = &(*place)->next;
+    *place = session->next;
+    vdisk_snapshot_close(session->snapshot);
+    free(session);
+    pthread_mutex_lock(&export->mutex);
+    export->info.sessions--;
+    pthread_mutex_unlock(&export->mutex);
+    if (!export->sessions)
+        task_wake(&export->remover);
+}
+
+struct export *export_session_export(struct export_session *session)
+{
+    return session->export;
+}
+
+uint64_t export_session_size(const struct export_session *session)
+{
+    struct vdisk_snapshot_info info;
+
+    if (!session->snapshot)
+        return vdisk_size(session->export->image);
+    vdisk_snapshot_get_info(session->snapshot, &info);
+    return info.size;
+}
+
+bool export_session_read_only(const struct export_session *session)
+{
+    return session->snapshot || session->export->info.read_only;
+}
+
+struct vdisk_snapshot *export_session_snapshot(const struct export_session *session)
+{
+    return session->snapshot;
+}
+
+/* ---- what others may know ---- */
+
+void export_refresh(struct export *export)
+{
+    pthread_mutex_lock(&export->mutex);
+    export->info.size = vdisk_size(export->image);
+    pthread_mutex_unlock(&export->mutex);
+}
+
+void export_get_info(struct export *export, struct export_info *info)
+{
+    pthread_mutex_lock(&export->mutex);
+    *info = export->info;
+    pthread_mutex_unlock(&export->mutex);
+}
+
+void export_resized(struct export *export)
+{
+    struct reactor *here = task_reactor(task_current());
+
+    task_move(export->lane->reactor);
+    export_refresh(export);
+    for (struct export_session *session = export->sessions; session; session = session->next) {
+        if (session->events && session->events->resized)
+            session->events->resized(session->opaque);
+    }
+    task_move(here);
+}
+
+struct reactor *export_reactor(const struct export *export)
+{
+    return export->lane->reactor;
+}
+
+struct stats *export_stats(struct export *export)
+{
+    return &export->stats;
+}
+
+struct limit_group *export_limits(struct export *export)
+{
+    return export->limits;
+}
