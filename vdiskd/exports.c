@@ -91,7 +91,7 @@ static void *run_lane(void *arg)
     if (lane->workers_armed)
         reactor_cancel(lane->reactor, &lane->workers_op);
     while (lane->workers_armed)
-        reactor_step(lane->reactor, true);
+        reactor_step(lane->reactor, false);
     return NULL;
 }
 

@@ -249,6 +249,16 @@ static void round_of(struct reactor *reactor, bool wait)
     deliver(reactor);
 }
 
+static void disarm_wake(struct reactor *reactor)
+{
+    if (reactor->wake_armed)
+        reactor_cancel(reactor, &reactor->wake_op);
+    while (reactor->wake_armed) {
+        reactor->backend->collect(reactor, true);
+        deliver(reactor);
+    }
+}
+
 void reactor_step(struct reactor *reactor, bool wait)
 {
     if (wait)
@@ -265,18 +275,14 @@ void reactor_run(struct reactor *reactor)
         round_of(reactor, true);
     }
     atomic_store(&reactor->stop, false);
+    disarm_wake(reactor); /* a ring takes nothing from another thread than its own */
 }
 
 void reactor_free(struct reactor *reactor)
 {
     if (!reactor)
         return;
-    if (reactor->wake_armed)
-        reactor_cancel(reactor, &reactor->wake_op);
-    while (reactor->wake_armed) {
-        reactor->backend->collect(reactor, true);
-        deliver(reactor);
-    }
+    disarm_wake(reactor);
     assert(!reactor->in_flight && !reactor->completed.head);
     reactor->backend->close(reactor);
     close(reactor->wake_fd);
