@@ -63,6 +63,7 @@ $(error $(PKG_CONFIG) does not find $(PACKAGES) $(DAEMON_PACKAGES): ./quickstart
 endif
 PACKAGE_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(PACKAGES))
 PACKAGE_LIBS := $(shell $(PKG_CONFIG) --libs $(PACKAGES))
+JSON_LIBS := $(shell $(PKG_CONFIG) --libs jansson)
 DAEMON_LIBS := $(shell $(PKG_CONFIG) --libs $(DAEMON_PACKAGES))
 endif
 
@@ -154,7 +155,7 @@ link = $(quiet)mkdir -p $(@D); $(LINK) -o $@ $(filter %.o,$^) $(filter %.a,$^) $
 
 $(BUILD)/bin/vdisk: $(TOOL_OBJECTS) $(LIBRARY) $(BUILD)/link-flags $(BUILD)/members
 	$(call say,LD,$@)
-	$(call link)
+	$(call link,$(JSON_LIBS))
 
 $(BUILD)/bin/vdiskd: $(filter %/vdiskd.c.o,$(DAEMON_OBJECTS)) $(DAEMON_LIBRARY) $(SHARED) $(LIBRARY) \
                      $(BUILD)/link-flags $(BUILD)/members

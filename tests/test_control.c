@@ -109,6 +109,8 @@ static void test_requests_that_make_no_sense_are_refused(void **state)
         "\"shutdown\"",
         "{}",
         "{\"command\":1}",
+        "{\"command\":null}",
+        "{\"command\":\"export-remove\",\"export\":null}",
         "{\"command\":\"format\"}",
         "{\"command\":\"shutdown\",\"command\":\"shutdown\"}",
         "{\"command\":\"shutdown\"} x",

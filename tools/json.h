@@ -14,6 +14,10 @@
 #include <stdint.h>
 #include <stdio.h>
 
+/* Programs are also linked with jansson, which has functions of these names and would call ours. */
+#define json_string vd_json_string
+#define json_null   vd_json_null
+
 struct json {
     FILE *out;
     unsigned depth;
