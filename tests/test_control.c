@@ -109,6 +109,7 @@ static void test_requests_that_make_no_sense_are_refused(void **state)
         "\"shutdown\"",
         "{}",
         "{\"command\":1}",
+        "{\"command\":\"key-add\",\"export\":\"a\",\"key_file\":\"/k\"}",
         "{\"command\":null}",
         "{\"command\":\"export-remove\",\"export\":null}",
         "{\"command\":\"format\"}",

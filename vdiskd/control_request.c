@@ -227,6 +227,8 @@ static int take_fields(json_t *root, struct control_request *request, struct vdi
     }
     if ((request->fields & command->required) != command->required)
         return error_set(error, -EINVAL, "%s needs more fields than were given", command->name);
+    if ((request->fields & CONTROL_KEY) && request->key_kind == 0)
+        return error_set(error, -EINVAL, "%s needs `key_kind`", command->name);
     return 0;
 }
 
