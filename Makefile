@@ -63,6 +63,7 @@ $(error $(PKG_CONFIG) does not find $(PACKAGES) $(DAEMON_PACKAGES): ./quickstart
 endif
 PACKAGE_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(PACKAGES))
 PACKAGE_LIBS := $(shell $(PKG_CONFIG) --libs $(PACKAGES))
+JSON_LIBS := $(shell $(PKG_CONFIG) --libs jansson)
 DAEMON_LIBS := $(shell $(PKG_CONFIG) --libs $(DAEMON_PACKAGES))
 endif
 
@@ -154,7 +155,7 @@ link = $(quiet)mkdir -p $(@D); $(LINK) -o $@ $(filter %.o,$^) $(filter %.a,$^) $
 
 $(BUILD)/bin/vdisk: $(TOOL_OBJECTS) $(LIBRARY) $(BUILD)/link-flags $(BUILD)/members
 	$(call say,LD,$@)
-	$(call link)
+	$(call link,$(JSON_LIBS))
 
 $(BUILD)/bin/vdiskd: $(filter %/vdiskd.c.o,$(DAEMON_OBJECTS)) $(DAEMON_LIBRARY) $(SHARED) $(LIBRARY) \
                      $(BUILD)/link-flags $(BUILD)/members
@@ -268,6 +269,7 @@ demo bench: all
 MAN_PAGES := $(wildcard man/*.[1-8])
 COMPLETION := $(wildcard completion/vdisk)
 completion_dir := $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+unit_dir = $(DESTDIR)$(PREFIX)/lib/systemd/system
 man_path = $(DESTDIR)$(PREFIX)/share/man/man$(subst .,,$(suffix $(1)))/$(notdir $(1))
 
 install: all
@@ -275,10 +277,15 @@ install: all
 	install -m 755 $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
 	$(foreach page,$(MAN_PAGES),install -D -m 644 $(page) $(call man_path,$(page)) &&) true
 	$(if $(COMPLETION),install -D -m 644 $(COMPLETION) $(completion_dir)/vdisk)
+	install -d $(unit_dir)
+	sed 's|@BINDIR@|$(PREFIX)/bin|' dist/vdiskd.service >$(unit_dir)/vdiskd.service
+	install -m 644 dist/vdiskd.socket $(unit_dir)
+	chmod 644 $(unit_dir)/vdiskd.service
 
 uninstall:
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(notdir $(PROGRAMS)))
 	rm -f $(foreach page,$(MAN_PAGES),$(call man_path,$(page))) $(completion_dir)/vdisk
+	rm -f $(unit_dir)/vdiskd.service $(unit_dir)/vdiskd.socket
 
 clean:
 	rm -rf build

@@ -32,8 +32,7 @@ static void new_line(struct json *json)
         fputs("  ", json->out);
 }
 
-/* Length of the UTF-8 sequence at `at`, or 0 when it is none (overlong, surrogate, cut off). */
-static unsigned utf8_length(const unsigned char *at)
+unsigned json_utf8_length(const unsigned char *at)
 {
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
     unsigned length = *at < 0x80       ? 1
@@ -62,7 +61,7 @@ static void put_string(FILE *out, const char *value)
 
     fputc('"', out);
     while (*at) {
-        unsigned length = utf8_length(at);
+        unsigned length = json_utf8_length(at);
 
         if (*at == '"' || *at == '\\')
             fprintf(out, "\\%c", *at);

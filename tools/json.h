@@ -14,6 +14,10 @@
 #include <stdint.h>
 #include <stdio.h>
 
+/* Programs are also linked with jansson, which has functions of these names and would call ours. */
+#define json_string vd_json_string
+#define json_null   vd_json_null
+
 struct json {
     FILE *out;
     unsigned depth;
@@ -36,5 +40,9 @@ void json_signed(struct json *json, const char *name, int64_t value);
 void json_bool(struct json *json, const char *name, bool value);
 void json_null(struct json *json, const char *name);
 void json_hex(struct json *json, const char *name, const uint8_t *bytes, size_t length);
+
+/* Length of the UTF-8 sequence at `at`, which ends with a NUL, or 0 when it is none (overlong,
+ * surrogate, cut off). */
+unsigned json_utf8_length(const unsigned char *at);
 
 #endif

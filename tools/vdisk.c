@@ -35,6 +35,8 @@ static const struct command commands[] = {
     {"export", "write the drive in another format", cmd_export},
     {"read", "a range of the drive to standard output", cmd_read},
     {"write", "standard input to a range of the drive", cmd_write},
+    {"audit", "verify the daemon's audit log", cmd_audit},
+    {"ctl", "ask a running daemon", cmd_ctl},
     {NULL, NULL, NULL},
 };
 

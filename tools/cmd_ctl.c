@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vdisk ctl: a request to a running vdiskd, over its management socket (docs/control.md).
+ */
+#include "commands.h"
+#include "options.h"
+#include "report.h"
+#include "sizes.h"
+
+#include "vdisk/vdisk.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define DEFAULT_SOCKET "/run/vdiskd/control/socket"
+#define REPLY_MAX      (64u << 20)
+
+struct ctl {
+    const char *socket, *key_file, *passphrase_file, *identity, *group;
+    struct option_size read_ops, write_ops, read_bytes, write_bytes;
+    bool read_only, shrink, snapshots, as_json, quiet;
+};
+
+static void set_text(json_t *root, const char *name, const char *value)
+{
+    if (value)
+        json_object_set_new(root, name, json_string(value));
+}
+
+static void set_flag(json_t *root, const char *name, bool value)
+{
+    if (value)
+        json_object_set_new(root, name, json_true());
+}
+
+static void set_limit(json_t *limits, const char *name, const struct option_size *rate)
+{
+    if (rate->given)
+        json_object_set_new(limits, name, json_pack("{s:I}", "rate", (json_int_t)rate->value));
+}
+
+/* The word after the export: what it stands for depends on the command. A usage error or -1. */
+static int set_argument(json_t *root, const char *command, const char *word)
+{
+    char path[PATH_MAX];
+    uint64_t number;
+
+    if (strncmp(command, "snapshot-", 9) == 0) {
+        set_text(root, "snapshot", word);
+    } else if (strcmp(command, "export-add") == 0) {
+        if (!realpath(word, path))
+            return report(word, -errno, NULL);
+        set_text(root, "image", path);
+    } else if (strcmp(command, "resize") == 0) {
+        if (!sizes_parse(word, &number))
+            return report_usage("ctl", "%s: not a size", word);
+        json_object_set_new(root, "size", json_integer((json_int_t)number));
+    } else if (strcmp(command, "key-remove") == 0) {
+        if (!sizes_parse_number(word, &number) || number >= VDISK_KEYSLOTS)
+            return report_usage("ctl", "%s: not a keyslot", word);
+        json_object_set_new(root, "slot", json_integer((json_int_t)number));
+    } else {
+        return report_usage("ctl", "`%s` is one word too many", word);
+    }
+    return OPTIONS_GO_ON;
+}
+
+/* The key's descriptor in *fd, or -1 without one. */
+static int open_key(const struct ctl *ctl, json_t *root, int *fd)
+{
+    const char *path = ctl->key_file          ? ctl->key_file
+                       : ctl->passphrase_file ? ctl->passphrase_file
+                                              : ctl->identity;
+
+    *fd = -1;
+    if (!path)
+        return OPTIONS_GO_ON;
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    if (*fd < 0)
+        return report(path, -errno, NULL);
+    set_text(root, "key_kind",
+             ctl->key_file          ? "key-file"
+             : ctl->passphrase_file ? "passphrase"
+                                    : "identity");
+    return OPTIONS_GO_ON;
+}
+
+static int build(const struct ctl *ctl, char **operands, int count, json_t *root)
+{
+    json_t *limits = json_object();
+    int status = OPTIONS_GO_ON;
+
+    set_text(root, "command", operands[0]);
+    if (count > 1)
+        set_text(root, "export", operands[1]);
+    if (count > 2)
+        status = set_argument(root, operands[0], operands[2]);
+    set_text(root, "group", ctl->group);
+    set_flag(root, "read_only", ctl->read_only);
+    set_flag(root, "shrink", ctl->shrink);
+    set_flag(root, "snapshots", ctl->snapshots);
+    set_limit(limits, "read_ops", &ctl->read_ops);
+    set_limit(limits, "write_ops", &ctl->write_ops);
+    set_limit(limits, "read_bytes", &ctl->read_bytes);
+    set_limit(limits, "write_bytes", &ctl->write_bytes);
+    if (json_object_size(limits) || strcmp(operands[0], "limits-set") == 0)
+        json_object_set(root, "limits", limits);
+    json_decref(limits);
+    return status;
+}
+
+/* ---- the socket ---- */
+
+static int send_request(int fd, const char *text, int key)
+{
+    _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {0};
+    struct iovec vector = {(void *)(uintptr_t)text, strlen(text)};
+    struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1};
+
+    if (key >= 0) {
+        message.msg_control = control;
+        message.msg_controllen = sizeof(control);
+        struct cmsghdr *part = CMSG_FIRSTHDR(&message);
+        part->cmsg_level = SOL_SOCKET;
+        part->cmsg_type = SCM_RIGHTS;
+        part->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(part), &key, sizeof(int));
+    }
+    while (vector.iov_len) {
+        ssize_t sent = sendmsg(fd, &message, MSG_NOSIGNAL);
+
+        if (sent < 0)
+            return -errno;
+        vector.iov_base = (char *)vector.iov_base + sent;
+        vector.iov_len -= (size_t)sent;
+        message.msg_control = NULL;
+        message.msg_controllen = 0;
+    }
+    return 0;
+}
+
+/* The reply's line, or NULL. */
+static json_t *receive_reply(int fd)
+{
+    size_t have = 0, room = 4096;
+    char *line = malloc(room);
+    json_t *root = NULL;
+
+    while (line && have < REPLY_MAX) {
+        ssize_t got = recv(fd, line + have, room - have, 0);
+
+        if (got <= 0)
+            break;
+        have += (size_t)got;
+        if (line[have - 1] == '\n') {
+            root = json_loadb(line, have, 0, NULL);
+            break;
+        }
+        if (have == room) {
+            char *wider = realloc(line, 2 * room);
+
+            if (!wider)
+                break;
+            line = wider;
+            room *= 2;
+        }
+    }
+    free(line);
+    return root;
+}
+
+static int exit_status(const char *code)
+{
+    if (strcmp(code, "wrong-key") == 0 || strcmp(code, "not-authentic") == 0)
+        return STATUS_KEY;
+    return strcmp(code, "in-use") == 0 ? STATUS_BUSY : STATUS_FAILED;
+}
+
+static int conclude(const struct ctl *ctl, json_t *reply)
+{
+    const char *error = json_string_value(json_object_get(reply, "error"));
+    const char *code = json_string_value(json_object_get(reply, "code"));
+    json_t *result = json_object_get(reply, "result");
+    int status = STATUS_DONE;
+
+    if (!json_is_true(json_object_get(reply, "ok"))) {
+        report_text(ctl->socket, -EIO, "%s", error ? error : "the reply makes no sense");
+        status = exit_status(code ? code : "");
+    }
+    if (ctl->as_json || result) {
+        char *text = json_dumps(ctl->as_json ? reply : result,
+                                JSON_INDENT(2) | JSON_ENCODE_ANY | JSON_ENSURE_ASCII);
+
+        if (text)
+            puts(text);
+        free(text);
+    }
+    return status;
+}
+
+static int converse(const struct ctl *ctl, json_t *root, int key)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    char *text = json_dumps(root, JSON_COMPACT), *line = NULL;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), status;
+    json_t *reply = NULL;
+
+    if (strlen(ctl->socket) >= sizeof(address.sun_path)) {
+        status = report_usage("ctl", "--socket: longer than the name of a socket may be");
+        goto out;
+    }
+    strcpy(address.sun_path, ctl->socket);
+    if (!text || fd < 0 || asprintf(&line, "%s\n", text) < 0) {
+        status = report_text(NULL, -ENOMEM, "the request cannot be made: its words must be UTF-8");
+        goto out;
+    }
+    int rc = connect(fd, (struct sockaddr *)&address, sizeof(address)) ? -errno : 0;
+    if (rc == 0)
+        rc = send_request(fd, line, key);
+    if (rc) {
+        status = report(ctl->socket, rc, NULL);
+        goto out;
+    }
+    reply = receive_reply(fd);
+    status = reply ? conclude(ctl, reply)
+                   : report_text(ctl->socket, -EIO, "the daemon ended the connection");
+out:
+    json_decref(reply);
+    if (fd >= 0)
+        close(fd);
+    free(line);
+    free(text);
+    return status;
+}
+
+int cmd_ctl(int argc, char **argv)
+{
+    struct ctl ctl = {.socket = DEFAULT_SOCKET};
+    const struct option_spec own[] = {
+        {"socket", OPTION_TEXT, &ctl.socket, "PATH", "of the daemon (" DEFAULT_SOCKET ")"},
+        {"key-file", OPTION_TEXT, &ctl.key_file, "FILE", "the key for export-add and key-add"},
+        {"passphrase-file", OPTION_TEXT, &ctl.passphrase_file, "FILE", "likewise"},
+        {"identity", OPTION_TEXT, &ctl.identity, "FILE", "likewise, of export-add"},
+        {"read-only", OPTION_FLAG, &ctl.read_only, NULL, "export-add: nobody may write"},
+        {"snapshots", OPTION_FLAG, &ctl.snapshots, NULL, "export-add: also NAME@SNAPSHOT"},
+        {"group", OPTION_TEXT, &ctl.group, "NAME", "export-add: shares that group's limits"},
+        {"shrink", OPTION_FLAG, &ctl.shrink, NULL, "resize: what lies beyond may be lost"},
+        {"read-ops", OPTION_NUMBER, &ctl.read_ops, "N", "limits: operations a second"},
+        {"write-ops", OPTION_NUMBER, &ctl.write_ops, "N", "likewise"},
+        {"read-bytes", OPTION_SIZE, &ctl.read_bytes, "SIZE", "limits: bytes a second"},
+        {"write-bytes", OPTION_SIZE, &ctl.write_bytes, "SIZE", "likewise"},
+        OPTION_JSON(&ctl.as_json),
+        OPTION_QUIET(&ctl.quiet),
+        {.kind = OPTION_END},
+    };
+    const struct usage usage = {
+        .command = "ctl",
+        .operands = "COMMAND [EXPORT [IMAGE|SNAPSHOT|SIZE|SLOT]]",
+        .about = "Asks a running vdiskd. Commands: export-list, export-add EXPORT IMAGE,\n"
+                 "export-remove, stats, snapshot-list, snapshot-create EXPORT SNAPSHOT,\n"
+                 "snapshot-delete EXPORT SNAPSHOT, resize EXPORT SIZE, compact, checkpoint,\n"
+                 "limits-get, limits-set, key-list, key-add, key-remove EXPORT SLOT, reload,\n"
+                 "shutdown.",
+        .min = 1,
+        .max = 3,
+        .groups = {own},
+    };
+    char **operands;
+    int count, key = -1, status = options_parse(&usage, argc, argv, &operands, &count);
+
+    if (status != OPTIONS_GO_ON)
+        return status;
+    json_t *root = json_object();
+    status = build(&ctl, operands, count, root);
+    if (status == OPTIONS_GO_ON)
+        status = open_key(&ctl, root, &key);
+    if (status == OPTIONS_GO_ON)
+        status = converse(&ctl, root, key);
+    if (key >= 0)
+        close(key);
+    json_decref(root);
+    return status;
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the daemon gives up after start-up: its user, new privileges, core dumps, the file system
+ * beyond its images, and the system calls that it does not need. Each is a function of its own,
+ * called once, in this order:
+ *
+ *     confine_dumps, confine_user, confine_privileges, confine_files, confine_syscalls
+ *
+ * The last two bind the calling thread and those that it makes later: they come before any thread.
+ * What fails leaves the process as it was, unless it says otherwise; a daemon should then end.
+ */
+#ifndef VDISKD_CONFINE_H
+#define VDISKD_CONFINE_H
+
+#include "vdisk/error.h"
+
+#include <stdbool.h>
+
+/* No core dumps, and no tracing by others of the same user. -errno. */
+int confine_dumps(struct vdisk_error *error);
+
+/*
+ * When root: becomes `user` (a name or a number) with its first group and no other, for good. When
+ * not root, or `user` is NULL: nothing, but -EPERM when the user is another than we are. -errno;
+ * VDISK_E_NOT_FOUND. After a failure some of it may be done.
+ */
+int confine_user(const char *user, struct vdisk_error *error);
+
+/* No program that is executed has more rights than we have. -errno. */
+int confine_privileges(struct vdisk_error *error);
+
+struct confine_path {
+    const char *path; /* a folder, or a file */
+    bool may_write;   /* also make, rename and remove files in it */
+};
+
+/*
+ * By Landlock: nothing of the file system but what lies beneath the paths; what is open stays open.
+ * Returns 0, 1 where the kernel has no Landlock (nothing is confined), or -errno. Needs
+ * confine_privileges() before, or CAP_SYS_ADMIN.
+ */
+int confine_files(const struct confine_path *paths, unsigned count, struct vdisk_error *error);
+
+/* By seccomp: a system call that a daemon which serves does not need ends the process with SIGSYS;
+ * execve, ptrace, mount and the like are among them. -errno. */
+int confine_syscalls(struct vdisk_error *error);
+
+#endif

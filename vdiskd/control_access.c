@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Who may use the management socket, and where it lies; see control.h.
+ */
+#include "control.h"
+
+#include "report.h"
+#include "sizes.h"
+
+#include <errno.h>
+#include <grp.h>
+#include <limits.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define BACKLOG 16
+
+int control_add_peer(struct control_peers *peers, enum control_role role, const char *text)
+{
+    bool is_group = text[0] == '@';
+    const char *name = text + is_group;
+    const struct passwd *user = is_group ? NULL : getpwnam(name);
+    const struct group *group = is_group ? getgrnam(name) : NULL;
+    uint64_t number;
+
+    if (peers->count == CONTROL_PEERS_MAX)
+        return VDISK_E_LIMIT;
+    if (user)
+        number = user->pw_uid;
+    else if (group)
+        number = group->gr_gid;
+    else if (!sizes_parse_number(name, &number) || number >= UINT32_MAX)
+        return VDISK_E_NOT_FOUND;
+    peers->peer[peers->count].role = role;
+    peers->peer[peers->count].is_group = is_group;
+    peers->peer[peers->count++].id = (unsigned)number;
+    return 0;
+}
+
+enum control_role control_role_of(const struct control_peers *peers, uid_t self, uid_t uid,
+                                  gid_t gid)
+{
+    enum control_role role = uid == 0 || uid == self ? CONTROL_OPERATOR : CONTROL_NOBODY;
+
+    for (unsigned i = 0; i < peers->count; i++) {
+        unsigned id = peers->peer[i].is_group ? gid : uid;
+
+        if (peers->peer[i].id == id && peers->peer[i].role > role)
+            role = peers->peer[i].role;
+    }
+    return role;
+}
+
+/* The folder is ours, or root's, and nobody else's to write to. */
+static int check_folder(const char *path, struct vdisk_error *error)
+{
+    char folder[sizeof(((struct sockaddr_un *)0)->sun_path)];
+    const char *slash = strrchr(path, '/');
+    struct stat status;
+
+    if (path[0] != '/' || slash == path || !slash[1])
+        return error_set(error, -EINVAL,
+                         "%s: the control socket is a file with its whole path, in a folder of "
+                         "its own",
+                         path);
+    snprintf(folder, sizeof(folder), "%.*s", (int)(slash - path), path);
+    if (mkdir(folder, 0750) && errno != EEXIST)
+        return error_set(error, -errno, "the folder %s cannot be made: %s", folder,
+                         vdisk_strerror(-errno));
+    if (lstat(folder, &status))
+        return error_set(error, -errno, "%s: %s", folder, vdisk_strerror(-errno));
+    if (!S_ISDIR(status.st_mode) || (status.st_uid != geteuid() && status.st_uid != 0) ||
+        (status.st_mode & 022))
+        return error_set(error, -EPERM,
+                         "the folder %s is not safe for a control socket: it must be ours or "
+                         "root's, with mode 0700 or 0750",
+                         folder);
+    return 0;
+}
+
+/* Whether somebody listens there. */
+static bool is_alive(const struct sockaddr_un *address)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool alive = fd >= 0 && (connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0 ||
+                             errno == EAGAIN);
+
+    if (fd >= 0)
+        close(fd);
+    return alive;
+}
+
+int control_listen(const char *path, struct vdisk_error *error)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct stat status;
+    int fd, rc;
+
+    if (strlen(path) >= sizeof(address.sun_path))
+        return error_set(error, -ENAMETOOLONG, "%s: longer than the name of a socket may be", path);
+    rc = check_folder(path, error);
+    if (rc)
+        return rc;
+    strcpy(address.sun_path, path);
+    if (lstat(path, &status) == 0) {
+        if (!S_ISSOCK(status.st_mode))
+            return error_set(error, VDISK_E_EXISTS, "%s is not a socket", path);
+        if (is_alive(&address))
+            return error_set(error, VDISK_E_IN_USE, "another daemon listens at %s", path);
+        unlink(path);
+    }
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return error_set(error, -errno, "%s: %s", path, vdisk_strerror(-errno));
+    /* Who may connect is decided by the folder, and by who the peer is. */
+    if (bind(fd, (struct sockaddr *)&address, sizeof(address)) || chmod(path, 0666) ||
+        listen(fd, BACKLOG)) {
+        rc = error_set(error, -errno, "the control socket %s cannot be made: %s", path,
+                       vdisk_strerror(-errno));
+        close(fd);
+        return rc;
+    }
+    return fd;
+}

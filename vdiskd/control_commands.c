@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the requests of the management socket do; see control.h. Each by a task, on an image in a
+ * coroutine of the image, so that its clients go on meanwhile. Reading a key and deriving from it
+ * takes a second or blocks, and is done by a thread of its own.
+ */
+#include "control.h"
+#include "export.h"
+#include "task.h"
+
+#include "report.h"
+#include "textformat.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define KEY_MAX (1u << 20)
+
+/* ---- keys ---- */
+
+struct key_work {
+    struct reactor_message message;
+    struct reactor *reactor;
+    struct task *place;
+    const struct control_request *request;
+    int fd; /* -1: request->key_file */
+    bool is_done;
+    /* Results. */
+    uint8_t *bytes; /* vdisk_secret_alloc() */
+    struct vdisk_key key;
+    struct vdisk_unlocked *unlocked; /* with `unlock` */
+    bool unlock;
+    int rc;
+    struct vdisk_error error;
+};
+
+/* Only what is a file of bounded size: nobody can make us wait for a pipe. */
+static int read_key(struct key_work *work, int fd)
+{
+    struct stat status;
+    size_t got = 0;
+
+    if (fstat(fd, &status))
+        return error_set(&work->error, -errno, "the key: %s", vdisk_strerror(-errno));
+    if (!S_ISREG(status.st_mode) || status.st_size <= 0 || status.st_size > KEY_MAX)
+        return error_set(&work->error, -EINVAL, "the key is not a file of 1 byte to 1 MiB");
+    work->bytes = vdisk_secret_alloc((size_t)status.st_size);
+    if (!work->bytes)
+        return error_set(&work->error, -ENOMEM, "%s", vdisk_strerror(-ENOMEM));
+    while (got < (size_t)status.st_size) {
+        ssize_t more = pread(fd, work->bytes + got, (size_t)status.st_size - got, (off_t)got);
+
+        if (more < 0 && errno != EINTR)
+            return error_set(&work->error, -errno, "the key: %s", vdisk_strerror(-errno));
+        if (more == 0)
+            return error_set(&work->error, -EIO, "the key's file became shorter");
+        got += more > 0 ? (size_t)more : 0;
+    }
+    work->key = (struct vdisk_key){work->request->key_kind, work->bytes, got, 0, 0};
+    return 0;
+}
+
+/* The text forms of key pairs become their 32 bytes; a passphrase loses its newline. */
+static int decode_key(struct key_work *work)
+{
+    struct vdisk_key *key = &work->key;
+    uint8_t *raw = vdisk_secret_alloc(VDISK_IDENTITY_BYTES);
+    bool is_good = true, is_pair = true;
+
+    if (!raw)
+        return error_set(&work->error, -ENOMEM, "%s", vdisk_strerror(-ENOMEM));
+    if (key->kind == VDISK_KEY_IDENTITY) {
+        is_good = textformat_get_identity(key->bytes, key->length, raw);
+    } else if (key->kind == VDISK_KEY_RECIPIENT) {
+        is_good = textformat_get_recipient(key->bytes, key->length, raw);
+    } else {
+        is_pair = false;
+        if (key->kind == VDISK_KEY_PASSPHRASE && key->length > 1 &&
+            work->bytes[key->length - 1] == '\n')
+            key->length--;
+    }
+    if (is_pair && is_good) {
+        vdisk_secret_free(work->bytes);
+        work->bytes = raw;
+        key->bytes = raw;
+        key->length = VDISK_IDENTITY_BYTES;
+    } else {
+        vdisk_secret_free(raw);
+    }
+    return is_good ? 0 : error_set(&work->error, -EINVAL, "the file is no key of that kind");
+}
+
+static void key_done(struct reactor_message *message)
+{
+    struct key_work *work = (struct key_work *)message;
+
+    work->is_done = true;
+    task_wake(&work->place);
+}
+
+static void *run_key_work(void *arg)
+{
+    struct key_work *work = arg;
+    int fd = work->fd;
+
+    if (fd < 0)
+        fd = open(work->request->key_file, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    work->rc = fd < 0 ? error_set(&work->error, -errno, "the key %s: %s", work->request->key_file,
+                                  vdisk_strerror(-errno))
+                      : read_key(work, fd);
+    if (fd >= 0 && work->fd < 0)
+        close(fd);
+    if (work->rc == 0)
+        work->rc = decode_key(work);
+    if (work->rc == 0 && work->unlock)
+        work->rc = vdisk_unlock(work->request->image, &work->key, &work->unlocked, &work->error);
+    reactor_post(work->reactor, &work->message);
+    return NULL;
+}
+
+/* Waits for the key. After any result key_release() is due. */
+static int key_take(struct key_work *work, const struct control_request *request, int fd,
+                    bool unlock, struct vdisk_error *error)
+{
+    pthread_t thread;
+
+    *work = (struct key_work){
+        .message = {.run = key_done},
+        .reactor = task_reactor(task_current()),
+        .request = request,
+        .fd = request->key_file[0] ? -1 : fd,
+        .unlock = unlock,
+    };
+    if (!request->key_file[0] && fd < 0)
+        return error_set(error, -EINVAL, "no key came: it needs `key_file` or a descriptor");
+    int rc = -pthread_create(&thread, NULL, run_key_work, work);
+    if (rc)
+        return error_set(error, rc, "no thread for the key: %s", vdisk_strerror(rc));
+    while (!work->is_done)
+        task_park(&work->place);
+    pthread_join(thread, NULL);
+    if (work->rc)
+        *error = work->error;
+    return work->rc;
+}
+
+static void key_release(struct key_work *work)
+{
+    vdisk_unlocked_free(work->unlocked);
+    vdisk_secret_free(work->bytes);
+}
+
+/* ---- on the image, in one of its coroutines ---- */
+
+struct image_work {
+    const struct control_request *request;
+    const struct vdisk_key *key;
+    json_t *result;
+};
+
+static bool add_snapshot(void *opaque, const struct vdisk_snapshot_info *info)
+{
+    struct image_work *work = opaque;
+
+    json_array_append_new(work->result,
+                          json_pack("{s:s, s:I, s:I, s:I}", "name", info->name, "id",
+                                    (json_int_t)info->id, "size_bytes", (json_int_t)info->size,
+                                    "created", (json_int_t)(info->created / 1000000000)));
+    return true;
+}
+
+static int list_keys(struct vdisk_image *image, struct image_work *work)
+{
+    static const char *const kinds[] = {"", "passphrase", "key-file", "recipient", "identity"};
+    struct vdisk_keyslot_info slots[VDISK_KEYSLOTS];
+    unsigned count = vdisk_key_list(image, slots);
+
+    work->result = json_array();
+    for (unsigned i = 0; i < count; i++)
+        json_array_append_new(work->result,
+                              json_pack("{s:i, s:s, s:I}", "slot", (int)slots[i].slot, "kind",
+                                        kinds[slots[i].kind <= 4 ? slots[i].kind : 0], "created",
+                                        (json_int_t)slots[i].created));
+    return 0;
+}
+
+static int compact(struct vdisk_image *image, struct image_work *work)
+{
+    struct vdisk_compact_result result;
+    int rc = vdisk_compact(image, NULL, NULL, &result);
+
+    if (rc == 0)
+        work->result =
+            json_pack("{s:I, s:I}", "clusters_folded", (json_int_t)result.clusters_folded,
+                      "freed_bytes", (json_int_t)result.bytes_freed);
+    return rc;
+}
+
+static int add_key(struct vdisk_image *image, struct image_work *work)
+{
+    unsigned slot = 0;
+    int rc = vdisk_key_add(image, work->key, &slot);
+
+    if (rc == 0)
+        work->result = json_pack("{s:i}", "slot", (int)slot);
+    return rc;
+}
+
+static int on_image(struct vdisk_image *image, void *arg)
+{
+    struct image_work *work = arg;
+    const struct control_request *request = work->request;
+
+    switch (request->command->verb) {
+    case CONTROL_SNAPSHOT_LIST:
+        work->result = json_array();
+        return vdisk_snapshot_list(image, add_snapshot, work);
+    case CONTROL_SNAPSHOT_CREATE:
+        return vdisk_snapshot_create(image, request->snapshot);
+    case CONTROL_SNAPSHOT_DELETE:
+        return vdisk_snapshot_delete(image, request->snapshot);
+    case CONTROL_RESIZE:
+        return vdisk_resize(image, request->size, request->shrink);
+    case CONTROL_COMPACT:
+        return compact(image, work);
+    case CONTROL_CHECKPOINT:
+        return vdisk_checkpoint(image);
+    case CONTROL_KEY_LIST:
+        return list_keys(image, work);
+    case CONTROL_KEY_ADD:
+        return add_key(image, work);
+    case CONTROL_KEY_REMOVE:
+        return vdisk_key_remove(image, request->slot);
+    default:
+        return -EOPNOTSUPP;
+    }
+}
+
+/* ---- on exports ---- */
+
+static json_t *limits_json(const struct limit_settings *limits)
+{
+    static const char *const names[LIMIT_KINDS] = {"read_ops", "write_ops", "read_bytes",
+                                                   "write_bytes"};
+    json_t *root = json_object();
+
+    for (unsigned kind = 0; kind < LIMIT_KINDS; kind++)
+        json_object_set_new(root, names[kind],
+                            json_pack("{s:I, s:I}", "rate", (json_int_t)limits->kind[kind].rate,
+                                      "burst", (json_int_t)limits->kind[kind].burst));
+    return root;
+}
+
+static json_int_t load(const atomic_uint_fast64_t *counter)
+{
+    return (json_int_t)atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+static json_t *stats_json(const struct stats *stats)
+{
+    static const char *const names[STATS_OPS] = {"read", "write", "flush", "discard", "zero"};
+    json_t *root =
+        json_pack("{s:I, s:I, s:I, s:I, s:I}", "in_flight", load(&stats->in_flight), "throttled",
+                  load(&stats->throttled), "waiting_for_space", load(&stats->waiting_for_space),
+                  "integrity_errors", load(&stats->integrity_errors), "sessions_total",
+                  load(&stats->sessions_total));
+
+    for (unsigned op = 0; op < STATS_OPS; op++) {
+        const struct stats_counter *counter = &stats->op[op];
+
+        json_object_set_new(root, names[op],
+                            json_pack("{s:I, s:I, s:I, s:I}", "count", load(&counter->count),
+                                      "bytes", load(&counter->bytes), "errors",
+                                      load(&counter->errors), "nanoseconds",
+                                      load(&counter->nanoseconds)));
+    }
+    return root;
+}
+
+static bool add_export(void *opaque, struct export *export)
+{
+    struct export_info info;
+
+    export_get_info(export, &info);
+    json_array_append_new(
+        opaque, json_pack("{s:s, s:s, s:I, s:I, s:b, s:b, s:i}", "name", info.name, "image",
+                          info.path, "size_bytes", (json_int_t)info.size, "cluster_bytes",
+                          (json_int_t)info.cluster_bytes, "read_only", info.read_only, "has_base",
+                          info.has_base, "sessions", (int)info.sessions));
+    return true;
+}
+
+static int add_new_export(const struct control_options *options,
+                          const struct control_request *request, int key_fd,
+                          struct vdisk_error *error)
+{
+    struct export_options export = {
+        .name = request->export,
+        .path = request->image,
+        .read_only = request->read_only,
+        .on_demand_snapshots = request->snapshots,
+        .when_full = request->wait_when_full ? EXPORT_WAIT : EXPORT_REPORT,
+        .when_failing = request->wait_when_failing ? EXPORT_WAIT : EXPORT_REPORT,
+        .limits = request->limits,
+        .group = request->group[0] ? request->group : NULL,
+    };
+    struct key_work work;
+    int rc = key_take(&work, request, key_fd, true, error);
+
+    export.unlocked = work.unlocked;
+    if (rc == 0)
+        rc = export_add(options->exports, &export, error);
+    key_release(&work);
+    return rc;
+}
+
+/* What concerns one export that is there. */
+static int run_on_export(struct export *export, const struct control_request *request, int key_fd,
+                         json_t **result, struct vdisk_error *error)
+{
+    struct image_work work = {.request = request};
+    struct limit_settings limits;
+    struct key_work key = {.rc = 0};
+    int rc = 0;
+
+    switch (request->command->verb) {
+    case CONTROL_STATS:
+        *result = stats_json(export_stats(export));
+        return 0;
+    case CONTROL_LIMITS_GET:
+        limit_group_get(export_limits(export), &limits);
+        *result = limits_json(&limits);
+        return 0;
+    case CONTROL_LIMITS_SET:
+        limit_group_set(export_limits(export), &request->limits);
+        return 0;
+    case CONTROL_KEY_ADD:
+        rc = key_take(&key, request, key_fd, false, error);
+        work.key = &key.key;
+        break;
+    default:
+        break;
+    }
+    if (rc == 0)
+        rc = export_call(export, on_image, &work, error);
+    key_release(&key);
+    if (rc == 0 && request->command->verb == CONTROL_RESIZE)
+        export_resized(export);
+    if (rc == 0)
+        *result = work.result;
+    else
+        json_decref(work.result);
+    return rc;
+}
+
+int control_run(const struct control_options *options, const struct control_request *request,
+                int key_fd, json_t **result, struct vdisk_error *error)
+{
+    struct export *export;
+    int rc;
+
+    *result = NULL;
+    *error = (struct vdisk_error){.code = 0};
+    switch (request->command->verb) {
+    case CONTROL_EXPORT_LIST:
+        *result = json_array();
+        export_each(options->exports, add_export, *result);
+        return 0;
+    case CONTROL_EXPORT_ADD:
+        return add_new_export(options, request, key_fd, error);
+    case CONTROL_EXPORT_REMOVE:
+        return export_remove(options->exports, request->export, error);
+    case CONTROL_RELOAD:
+        if (!options->reload)
+            return error_set(error, -EOPNOTSUPP, "there is no configuration file");
+        return options->reload(options->opaque, error);
+    case CONTROL_SHUTDOWN:
+        return options->shut_down ? 0 : error_set(error, -EOPNOTSUPP, "not supported here");
+    default:
+        break;
+    }
+    export = export_get(options->exports, request->export);
+    if (!export)
+        return error_set(error, VDISK_E_NOT_FOUND, "there is no export `%s`", request->export);
+    rc = run_on_export(export, request, key_fd, result, error);
+    export_put(export);
+    return rc;
+}

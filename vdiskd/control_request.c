@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Requests of the management socket: from a line of JSON to what it asks for; see control.h.
+ *
+ * The nesting is looked at before the parser is let at it, as that recurses on a task's stack.
+ */
+#include "control.h"
+
+#include "report.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define DEPTH_MAX 4u
+
+#define ADD_FIELDS                                                                                 \
+    (CONTROL_READ_ONLY | CONTROL_GROUP | CONTROL_LIMITS | CONTROL_SNAPSHOTS | CONTROL_WAIT)
+
+static const struct control_command commands[] = {
+    {"export-list", CONTROL_EXPORT_LIST, CONTROL_VIEWER, 0, 0},
+    {"export-add", CONTROL_EXPORT_ADD, CONTROL_OPERATOR,
+     CONTROL_EXPORT | CONTROL_IMAGE | CONTROL_KEY, ADD_FIELDS},
+    {"export-remove", CONTROL_EXPORT_REMOVE, CONTROL_OPERATOR, CONTROL_EXPORT, 0},
+    {"stats", CONTROL_STATS, CONTROL_VIEWER, CONTROL_EXPORT, 0},
+    {"snapshot-list", CONTROL_SNAPSHOT_LIST, CONTROL_VIEWER, CONTROL_EXPORT, 0},
+    {"snapshot-create", CONTROL_SNAPSHOT_CREATE, CONTROL_OPERATOR,
+     CONTROL_EXPORT | CONTROL_SNAPSHOT, 0},
+    {"snapshot-delete", CONTROL_SNAPSHOT_DELETE, CONTROL_OPERATOR,
+     CONTROL_EXPORT | CONTROL_SNAPSHOT, 0},
+    {"resize", CONTROL_RESIZE, CONTROL_OPERATOR, CONTROL_EXPORT | CONTROL_SIZE, CONTROL_SHRINK},
+    {"compact", CONTROL_COMPACT, CONTROL_OPERATOR, CONTROL_EXPORT, 0},
+    {"checkpoint", CONTROL_CHECKPOINT, CONTROL_OPERATOR, CONTROL_EXPORT, 0},
+    {"limits-get", CONTROL_LIMITS_GET, CONTROL_VIEWER, CONTROL_EXPORT, 0},
+    {"limits-set", CONTROL_LIMITS_SET, CONTROL_OPERATOR, CONTROL_EXPORT | CONTROL_LIMITS, 0},
+    {"key-list", CONTROL_KEY_LIST, CONTROL_VIEWER, CONTROL_EXPORT, 0},
+    {"key-add", CONTROL_KEY_ADD, CONTROL_OPERATOR, CONTROL_EXPORT | CONTROL_KEY, 0},
+    {"key-remove", CONTROL_KEY_REMOVE, CONTROL_OPERATOR, CONTROL_EXPORT | CONTROL_SLOT, 0},
+    {"reload", CONTROL_RELOAD, CONTROL_OPERATOR, 0, 0},
+    {"shutdown", CONTROL_SHUTDOWN, CONTROL_OPERATOR, 0, 0},
+};
+
+const char *control_code(int code)
+{
+    switch (code) {
+    case VDISK_E_WRONG_KEY:
+        return "wrong-key";
+    case VDISK_E_NOT_AUTHENTIC:
+        return "not-authentic";
+    case VDISK_E_MALFORMED:
+        return "malformed";
+    case VDISK_E_IN_USE:
+        return "in-use";
+    case VDISK_E_EXISTS:
+        return "exists";
+    case VDISK_E_NOT_FOUND:
+    case -ENOENT:
+        return "not-found";
+    case VDISK_E_LIMIT:
+        return "limit";
+    case VDISK_E_UNSUPPORTED:
+    case -EOPNOTSUPP:
+        return "unsupported";
+    case -EINVAL:
+        return "invalid";
+    case -EPERM:
+    case -EACCES:
+        return "not-permitted";
+    case -ENOSPC:
+    case -EDQUOT:
+        return "no-space";
+    default:
+        return "failed";
+    }
+}
+
+/* Whether brackets nest no deeper than any request needs. */
+static bool is_shallow(const char *line, size_t length)
+{
+    bool in_string = false;
+    size_t depth = 0;
+
+    for (size_t i = 0; i < length; i++) {
+        if (in_string && line[i] == '\\')
+            i++;
+        else if (line[i] == '"')
+            in_string = !in_string;
+        else if (!in_string && (line[i] == '{' || line[i] == '['))
+            depth++;
+        else if (!in_string && (line[i] == '}' || line[i] == ']') && depth > 0)
+            depth--;
+        if (depth > DEPTH_MAX)
+            return false;
+    }
+    return true;
+}
+
+/* ---- values ---- */
+
+static bool take_text(const json_t *value, char *out, size_t size)
+{
+    const char *text = json_string_value(value); /* without a NUL in it: the parser refuses one */
+    size_t length = text ? json_string_length(value) : size;
+
+    if (length >= size || (text && strlen(text) != length))
+        return false;
+    for (size_t i = 0; i < length; i++) {
+        if ((unsigned char)text[i] < 0x20 || text[i] == 0x7f)
+            return false;
+    }
+    memcpy(out, text, length + 1);
+    return true;
+}
+
+static bool take_bool(const json_t *value, bool *out)
+{
+    *out = json_is_true(value);
+    return json_is_boolean(value);
+}
+
+static bool take_number(const json_t *value, uint64_t max, uint64_t *out)
+{
+    json_int_t number = json_integer_value(value);
+
+    if (!json_is_integer(value) || number < 0 || (uint64_t)number > max)
+        return false;
+    *out = (uint64_t)number;
+    return true;
+}
+
+static bool take_key_kind(const json_t *value, enum vdisk_key_kind *kind)
+{
+    static const struct {
+        const char *name;
+        enum vdisk_key_kind kind;
+    } kinds[] = {{"key-file", VDISK_KEY_FILE},
+                 {"passphrase", VDISK_KEY_PASSPHRASE},
+                 {"identity", VDISK_KEY_IDENTITY},
+                 {"recipient", VDISK_KEY_RECIPIENT}};
+    const char *text = json_string_value(value);
+
+    for (unsigned i = 0; text && i < sizeof(kinds) / sizeof(*kinds); i++) {
+        if (strcmp(text, kinds[i].name) == 0) {
+            *kind = kinds[i].kind;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* {"read_ops": {"rate": 100, "burst": 10}, ...}; what is not named has no limit. */
+static bool take_limits(json_t *value, struct limit_settings *limits)
+{
+    static const char *const names[LIMIT_KINDS] = {"read_ops", "write_ops", "read_bytes",
+                                                   "write_bytes"};
+    size_t known = 0;
+
+    if (!json_is_object(value))
+        return false;
+    for (unsigned kind = 0; kind < LIMIT_KINDS; kind++) {
+        json_t *setting = json_object_get(value, names[kind]);
+        const json_t *rate = json_object_get(setting, "rate");
+        const json_t *burst = json_object_get(setting, "burst");
+
+        if (!setting)
+            continue;
+        if (!rate || json_object_size(setting) != (burst ? 2u : 1u) ||
+            !take_number(rate, INT64_MAX, &limits->kind[kind].rate) ||
+            (burst && !take_number(burst, INT64_MAX, &limits->kind[kind].burst)))
+            return false;
+        known++;
+    }
+    return known == json_object_size(value);
+}
+
+/* 0: it is no field; -1: it has no such value; else the field. */
+static int take_field(struct control_request *request, const char *name, json_t *value)
+{
+#define FIELD(word, field, taken)                                                                  \
+    if (strcmp(name, word) == 0)                                                                   \
+    return (taken) ? (int)(field) : -1
+    uint64_t slot = 0;
+    bool taken;
+
+    FIELD("export", CONTROL_EXPORT, take_text(value, request->export, sizeof(request->export)));
+    FIELD("image", CONTROL_IMAGE,
+          take_text(value, request->image, sizeof(request->image)) && request->image[0] == '/');
+    FIELD("snapshot", CONTROL_SNAPSHOT,
+          take_text(value, request->snapshot, sizeof(request->snapshot)) && request->snapshot[0]);
+    FIELD("group", CONTROL_GROUP,
+          take_text(value, request->group, sizeof(request->group)) && request->group[0]);
+    FIELD("key_file", CONTROL_KEY,
+          take_text(value, request->key_file, sizeof(request->key_file)) &&
+              request->key_file[0] == '/');
+    FIELD("key_kind", CONTROL_KEY, take_key_kind(value, &request->key_kind));
+    FIELD("size", CONTROL_SIZE, take_number(value, VDISK_SIZE_MAX, &request->size));
+    FIELD("shrink", CONTROL_SHRINK, take_bool(value, &request->shrink));
+    FIELD("read_only", CONTROL_READ_ONLY, take_bool(value, &request->read_only));
+    FIELD("snapshots", CONTROL_SNAPSHOTS, take_bool(value, &request->snapshots));
+    FIELD("wait_when_full", CONTROL_WAIT, take_bool(value, &request->wait_when_full));
+    FIELD("wait_when_failing", CONTROL_WAIT, take_bool(value, &request->wait_when_failing));
+    FIELD("limits", CONTROL_LIMITS, take_limits(value, &request->limits));
+    taken = take_number(value, VDISK_KEYSLOTS - 1, &slot);
+    request->slot = (unsigned)slot;
+    FIELD("slot", CONTROL_SLOT, taken);
+    return 0;
+#undef FIELD
+}
+
+static int take_fields(json_t *root, struct control_request *request, struct vdisk_error *error)
+{
+    const struct control_command *command = request->command;
+    const char *name;
+    json_t *value;
+
+    json_object_foreach(root, name, value)
+    {
+        if (strcmp(name, "command") == 0)
+            continue;
+        int field = take_field(request, name, value);
+
+        if (field < 0)
+            return error_set(error, -EINVAL, "`%s` has no such value", name);
+        if (field == 0 || !((command->required | command->allowed) & (unsigned)field))
+            return error_set(error, -EINVAL, "%s takes no `%.64s`", command->name, name);
+        request->fields |= (unsigned)field;
+    }
+    if ((request->fields & command->required) != command->required)
+        return error_set(error, -EINVAL, "%s needs more fields than were given", command->name);
+    if ((request->fields & CONTROL_KEY) && request->key_kind == 0)
+        return error_set(error, -EINVAL, "%s needs `key_kind`", command->name);
+    return 0;
+}
+
+int control_parse(const char *line, size_t length, struct control_request *request,
+                  struct vdisk_error *error)
+{
+    json_error_t where;
+    const char *name;
+    int rc = 0;
+
+    *request = (struct control_request){.command = NULL};
+    if (!is_shallow(line, length))
+        return error_set(error, -EINVAL, "the request nests too deeply");
+    json_t *root = json_loadb(line, length, JSON_REJECT_DUPLICATES, &where);
+    if (!root)
+        return error_set(error, -EINVAL, "the request is not JSON: %s", where.text);
+    name = json_string_value(json_object_get(root, "command"));
+    for (unsigned i = 0; name && i < sizeof(commands) / sizeof(*commands); i++) {
+        if (strcmp(name, commands[i].name) == 0)
+            request->command = &commands[i];
+    }
+    if (!request->command)
+        rc = error_set(error, -EINVAL, "there is no such command");
+    else
+        rc = take_fields(root, request, error);
+    json_decref(root);
+    return rc;
+}
