@@ -79,10 +79,10 @@ uint32_t vring_base(const struct virtqueue *ring);
 /* The next chain: 1, or 0: there is none, or -EPROTO: the ring is broken. */
 int vring_fetch(struct virtqueue *ring, const struct vhost_memory *memory,
                 struct vring_chain *chain);
-/* A chain that was in flight when an earlier process ended: takes its place as if fetched now. The
- * caller fetches on behind all of them, at vring_skip(). */
+/* A chain that was in flight when an earlier process ended: takes its place as if fetched now.
+ * Split: by its head; packed: by the `count` descriptors in chain->raw. -EPROTO. */
 int vring_refetch(struct virtqueue *ring, const struct vhost_memory *memory, uint16_t head,
-                  const struct vring_packed_desc *raw, unsigned count, struct vring_chain *chain);
+                  unsigned count, struct vring_chain *chain);
 
 /*
  * Gives a chain back with `written` bytes. Split: it is seen by the driver with the next

@@ -219,7 +219,7 @@ int vring_fetch(struct virtqueue *ring, const struct vhost_memory *memory,
 }
 
 int vring_refetch(struct virtqueue *ring, const struct vhost_memory *memory, uint16_t head,
-                  const struct vring_packed_desc *raw, unsigned count, struct vring_chain *chain)
+                  unsigned count, struct vring_chain *chain)
 {
     int rc = -EPROTO;
 
@@ -228,7 +228,6 @@ int vring_refetch(struct virtqueue *ring, const struct vhost_memory *memory, uin
         rc = vring_split_collect(ring, memory, head, chain);
         ring->next_avail = (uint16_t)(ring->next_avail + (rc == 0));
     } else if (!ring->broken && count > 0 && count <= ring->config.size) {
-        memcpy(chain->raw, raw, count * sizeof(*raw));
         chain->slots = (uint16_t)count;
         rc = vring_packed_collect(ring, memory, chain);
         if (rc == 0)
