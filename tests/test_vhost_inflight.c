@@ -134,16 +134,25 @@ static void reap(uint8_t *page, bool packed, struct driver *driver, unsigned *se
     }
 }
 
+static void give_back_batch(struct backend *backend, const struct vring_chain *chain,
+                            unsigned count)
+{
+    struct vhost_inflight_used used[SIZE];
+
+    for (unsigned i = 0; i < count; i++)
+        used[i] = (struct vhost_inflight_used){
+            .head = chain[count - 1 - i].head,
+            .slots = chain[count - 1 - i].slots,
+            .entry = chain[count - 1 - i].entry,
+            /* So that the driver knows which. */
+            .written = (uint32_t)chain[count - 1 - i].segment[0].guest,
+        };
+    vhost_inflight_put(&backend->inflight, &backend->ring, &backend->memory, used, count);
+}
+
 static void give_back(struct backend *backend, const struct vring_chain *chain)
 {
-    struct vhost_inflight_used used = {
-        .head = chain->head,
-        .slots = chain->slots,
-        .entry = chain->entry,
-        .written = (uint32_t)chain->segment[0].guest, /* so that the driver knows which */
-    };
-
-    vhost_inflight_put(&backend->inflight, &backend->ring, &backend->memory, &used, 1);
+    give_back_batch(backend, chain, 1);
 }
 
 static int take(struct backend *backend)
@@ -186,7 +195,7 @@ static void check_recovery(const uint8_t *left, bool packed, struct driver drive
     free(page);
 }
 
-/* The child: takes what there is, gives it back from the last to the first. */
+/* The child: takes what there is, gives it back from the last to the first: one, then the rest. */
 static void serve(uint8_t *page, bool packed)
 {
     struct vring_chain *taken = calloc(SIZE, sizeof(*taken));
@@ -197,8 +206,9 @@ static void serve(uint8_t *page, bool packed)
     raise(SIGSTOP);
     while (take(backend) > 0)
         taken[count++] = backend->chain;
-    while (count > 0)
+    if (count > 0)
         give_back(backend, &taken[--count]);
+    give_back_batch(backend, taken, count);
     _exit(0);
 }
 
