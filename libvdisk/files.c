@@ -405,7 +405,7 @@ int vdisk_files_truncate(struct vdisk_files *files, uint64_t length)
 {
     unsigned last = 0;
     uint64_t end = length; /* in the last part */
-    uint64_t device_bytes;
+    uint64_t device_bytes = 0;
     int fd = -1;
     int result;
 
