@@ -19,7 +19,7 @@ DEMO_PACKAGES=(
 TEST_PACKAGES=(
     libcmocka-dev
     e2fsprogs
-    python3
+    python3 python3-libnbd
     qemu-utils
     valgrind
 )
