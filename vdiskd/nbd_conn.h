@@ -19,13 +19,11 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define NBD_OPS_MAX        128u
-#define NBD_HELD_MAX       (UINT64_C(64) << 20)
-#define NBD_IN_BYTES       (256u << 10)
-#define NBD_BUFFER_CLASSES 9u /* 4 KiB to 1 MiB: kept for reuse */
-#define NBD_IDLE_MAX       (4u << 20)
-#define NBD_HANDSHAKE_NS   INT64_C(10000000000)
-#define NBD_LINGER_NS      INT64_C(5000000000)
+#define NBD_OPS_MAX      128u
+#define NBD_HELD_MAX     (UINT64_C(64) << 20)
+#define NBD_IN_BYTES     (256u << 10)
+#define NBD_HANDSHAKE_NS INT64_C(10000000000)
+#define NBD_LINGER_NS    INT64_C(5000000000)
 
 enum nbd_context_kind {
     NBD_CONTEXT_ALLOCATION,
@@ -44,7 +42,7 @@ struct nbd_op {
     struct nbd_op *next;
     struct nbd_request header;
     void *buffer;
-    size_t buffer_bytes;  /* its room, counted in nbd_conn.held */
+    size_t buffer_bytes;  /* counted in nbd_conn.held */
     uint32_t context_set; /* BLOCK_STATUS: a bit for each */
     size_t reply_bytes, data_bytes;
     uint8_t reply[NBD_REPLY_HEADER_MAX];
@@ -83,8 +81,6 @@ struct nbd_conn {
     bool is_writing, is_asking, broken, closing;
     struct reactor_op linger;
     bool lingers;
-    void *idle[NBD_BUFFER_CLASSES]; /* linked through their first word */
-    size_t idle_bytes;
 };
 
 struct nbd_target {
@@ -127,7 +123,6 @@ void nbd_op_finish(struct nbd_op *op);
 void nbd_op_answer(struct nbd_op *op, uint32_t error);
 void nbd_op_done(struct export_request *request);
 void nbd_writer(void *arg);
-void nbd_buffers_free(struct nbd_conn *conn);
 void nbd_queue_push(struct nbd_queue *queue, struct nbd_op *op);
 
 /* nbd_status.c: the task that answers conn->questions. */

@@ -10,69 +10,24 @@
 
 /* --- buffers -------------------------------------------------------------------------------- */
 
-/* The room that a buffer of so many bytes has, and its class, if it is one that is kept. */
-static size_t room_of(size_t bytes, unsigned *size_class)
-{
-    size_t room = NBD_BLOCK_PREFERRED;
-
-    for (*size_class = 0; room < bytes && *size_class < NBD_BUFFER_CLASSES; ++*size_class)
-        room *= 2;
-    if (*size_class == NBD_BUFFER_CLASSES)
-        room = (bytes + NBD_BLOCK_PREFERRED - 1) / NBD_BLOCK_PREFERRED * NBD_BLOCK_PREFERRED;
-    return room;
-}
-
 bool nbd_op_buffer(struct nbd_op *op, size_t bytes)
 {
-    struct nbd_conn *conn = op->conn;
-    unsigned size_class;
-    size_t room = room_of(bytes, &size_class);
-
-    if (size_class < NBD_BUFFER_CLASSES && conn->idle[size_class]) {
-        op->buffer = conn->idle[size_class];
-        memcpy(&conn->idle[size_class], op->buffer, sizeof(void *));
-        conn->idle_bytes -= room;
-    } else {
-        op->buffer = aligned_alloc(NBD_BLOCK_PREFERRED, room);
-    }
+    op->buffer = reactor_take(export_reactor(op->conn->export), bytes);
     if (!op->buffer)
         return false;
-    op->buffer_bytes = room;
-    conn->held += room;
+    op->buffer_bytes = bytes;
+    op->conn->held += bytes;
     return true;
 }
 
 void nbd_op_drop_buffer(struct nbd_op *op)
 {
-    struct nbd_conn *conn = op->conn;
-    unsigned size_class;
-
     if (!op->buffer)
         return;
-    (void)room_of(op->buffer_bytes, &size_class);
-    conn->held -= op->buffer_bytes;
-    if (size_class < NBD_BUFFER_CLASSES && conn->idle_bytes + op->buffer_bytes <= NBD_IDLE_MAX) {
-        memcpy(op->buffer, &conn->idle[size_class], sizeof(void *));
-        conn->idle[size_class] = op->buffer;
-        conn->idle_bytes += op->buffer_bytes;
-    } else {
-        free(op->buffer);
-    }
+    op->conn->held -= op->buffer_bytes;
+    reactor_give(export_reactor(op->conn->export), op->buffer, op->buffer_bytes);
     op->buffer = NULL;
     op->buffer_bytes = 0;
-}
-
-void nbd_buffers_free(struct nbd_conn *conn)
-{
-    for (unsigned size_class = 0; size_class < NBD_BUFFER_CLASSES; size_class++) {
-        while (conn->idle[size_class]) {
-            void *buffer = conn->idle[size_class];
-
-            memcpy(&conn->idle[size_class], buffer, sizeof(void *));
-            free(buffer);
-        }
-    }
-    conn->idle_bytes = 0;
 }
 
 /* --- operations ----------------------------------------------------------------------------- */

@@ -199,8 +199,7 @@ static bool take_request(struct nbd_conn *conn, const struct nbd_request *header
         judge(conn, header, &error);
     if (!error)
         bytes = buffer_of(header);
-    /* Room comes in powers of two. */
-    op = nbd_op_take(conn, bytes > NBD_PAYLOAD_MAX / 2 ? bytes : 2 * bytes);
+    op = nbd_op_take(conn, bytes);
     if (!op)
         return false;
     op->header = *header;
@@ -267,5 +266,4 @@ out:
     free(conn->ops);
     conn->in = NULL;
     conn->ops = conn->free = NULL;
-    nbd_buffers_free(conn);
 }

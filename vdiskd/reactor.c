@@ -64,6 +64,7 @@ int reactor_new(const struct reactor_options *options, struct reactor **out)
         result = -errno;
         goto fail;
     }
+    reactor_memory_open(&reactor->memory);
     if (!options->no_uring)
         result = reactor_uring_open(reactor, options->entries ? options->entries : DEFAULT_ENTRIES);
     if (result)
@@ -74,6 +75,7 @@ int reactor_new(const struct reactor_options *options, struct reactor **out)
     return 0;
 
 fail:
+    reactor_memory_close(&reactor->memory);
     if (reactor->wake_fd >= 0)
         close(reactor->wake_fd);
     pthread_mutex_destroy(&reactor->mutex);
@@ -112,6 +114,19 @@ void reactor_complete(struct reactor *reactor, struct reactor_op *op, int result
 {
     op->result = result;
     reactor_list_add(&reactor->completed, op);
+}
+
+/* ---- memory ---- */
+
+void *reactor_take(struct reactor *reactor, size_t bytes)
+{
+    return reactor_memory_take(&reactor->memory, bytes);
+}
+
+void reactor_give(struct reactor *reactor, void *memory, size_t bytes)
+{
+    if (memory)
+        reactor_memory_give(&reactor->memory, memory, bytes);
 }
 
 /* ---- work for the next round, and from other threads ---- */
@@ -285,6 +300,7 @@ void reactor_free(struct reactor *reactor)
     disarm_wake(reactor);
     assert(!reactor->in_flight && !reactor->completed.head);
     reactor->backend->close(reactor);
+    reactor_memory_close(&reactor->memory);
     close(reactor->wake_fd);
     pthread_mutex_destroy(&reactor->mutex);
     free(reactor);

@@ -91,6 +91,14 @@ void reactor_submit(struct reactor *reactor, struct reactor_op *op);
 /* Asks for its early end; done() comes in any case, soon and with whatever result. */
 void reactor_cancel(struct reactor *reactor, struct reactor_op *op);
 
+/*
+ * Memory for data, 4096-aligned: reads and writes of it, in one piece, cost the kernel less than
+ * those of any other memory, as long as there is enough. NULL without memory. It goes back with the
+ * size it was taken with; NULL is allowed.
+ */
+void *reactor_take(struct reactor *reactor, size_t bytes);
+void reactor_give(struct reactor *reactor, void *memory, size_t bytes);
+
 /* Work for the next round, on this thread: run() is called once for each kick that found it idle.
  */
 struct reactor_hook {

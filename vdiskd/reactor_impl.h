@@ -4,6 +4,7 @@
 #define VDISKD_REACTOR_IMPL_H
 
 #include "reactor.h"
+#include "reactor_memory.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -29,6 +30,7 @@ struct reactor {
     struct reactor_list completed;
     struct reactor_hook *hooks, **hooks_tail;
     unsigned in_flight;
+    struct reactor_memory memory;
 
     int wake_fd; /* an eventfd: posts, stop */
     struct reactor_op wake_op;

@@ -6,6 +6,11 @@
  * DEFER_TASKRUN where the kernel has them); it may do the operations named here and no others,
  * which seccomp could not see to.
  *
+ * The reactor's memory is registered, as its only buffer. Files are not: it saves nothing that
+ * could be measured (fio, 4 KiB, depth 32: 5.5 us of processor time for each read with and
+ * without), and until Linux 6.13 a registered file stays open, and so locked, up to a second longer
+ * than its descriptor.
+ *
  * A socket that is non-blocking makes the kernel answer EAGAIN where it would wait: then the
  * operation polls for its turn and is submitted again. op->backend is `polling` meanwhile.
  */
@@ -19,6 +24,7 @@
 struct uring {
     struct io_uring ring;
     bool enabled;
+    bool has_buffer; /* the reactor's memory is registered */
 };
 
 static char polling;
@@ -52,13 +58,29 @@ static struct io_uring_sqe *take_sqe(struct reactor *reactor)
     return sqe;
 }
 
-static void prepare(struct io_uring_sqe *sqe, struct reactor_op *op)
+static bool is_registered(struct reactor *reactor, const struct reactor_op *op)
+{
+    return op->count == 1 && uring_of(reactor)->has_buffer &&
+           reactor_memory_holds(&reactor->memory, op->vectors->iov_base, op->vectors->iov_len);
+}
+
+static void prepare(struct reactor *reactor, struct io_uring_sqe *sqe, struct reactor_op *op)
 {
     switch (op->kind) {
     case REACTOR_READ:
+        if (is_registered(reactor, op)) {
+            io_uring_prep_read_fixed(sqe, op->fd, op->vectors->iov_base,
+                                     (unsigned)op->vectors->iov_len, op->offset, 0);
+            break;
+        }
         io_uring_prep_readv(sqe, op->fd, op->vectors, op->count, op->offset);
         break;
     case REACTOR_WRITE:
+        if (is_registered(reactor, op)) {
+            io_uring_prep_write_fixed(sqe, op->fd, op->vectors->iov_base,
+                                      (unsigned)op->vectors->iov_len, op->offset, 0);
+            break;
+        }
         io_uring_prep_writev(sqe, op->fd, op->vectors, op->count, op->offset);
         break;
     case REACTOR_SYNC:
@@ -95,7 +117,7 @@ static void uring_submit(struct reactor *reactor, struct reactor_op *op)
         reactor_complete(reactor, op, -EBUSY);
         return;
     }
-    prepare(sqe, op);
+    prepare(reactor, sqe, op);
     io_uring_sqe_set_data(sqe, op);
 }
 
@@ -193,9 +215,10 @@ static const struct reactor_backend uring_backend = {
 static int restrict_ring(struct io_uring *ring)
 {
     static const uint8_t allowed[] = {
-        IORING_OP_READV,   IORING_OP_WRITEV,  IORING_OP_FSYNC,        IORING_OP_FALLOCATE,
-        IORING_OP_RECVMSG, IORING_OP_SENDMSG, IORING_OP_ACCEPT,       IORING_OP_POLL_ADD,
-        IORING_OP_TIMEOUT, IORING_OP_NOP,     IORING_OP_ASYNC_CANCEL,
+        IORING_OP_READV,       IORING_OP_WRITEV,  IORING_OP_FSYNC,        IORING_OP_FALLOCATE,
+        IORING_OP_RECVMSG,     IORING_OP_SENDMSG, IORING_OP_ACCEPT,       IORING_OP_POLL_ADD,
+        IORING_OP_TIMEOUT,     IORING_OP_NOP,     IORING_OP_ASYNC_CANCEL, IORING_OP_READ_FIXED,
+        IORING_OP_WRITE_FIXED,
     };
     struct io_uring_restriction restriction[sizeof(allowed) + 1] = {0};
     unsigned count = 0;
@@ -205,6 +228,15 @@ static int restrict_ring(struct io_uring *ring)
                                                            .sqe_op = allowed[count]};
     return io_uring_register((unsigned)ring->ring_fd, IORING_REGISTER_RESTRICTIONS, restriction,
                              count);
+}
+
+/* Where the limit of locked memory forbids it, operations look the pages up each time. */
+static void register_memory(struct reactor *reactor, struct uring *uring)
+{
+    const struct iovec memory = {reactor->memory.base, reactor->memory.bytes};
+
+    uring->has_buffer =
+        reactor->memory.base && io_uring_register_buffers(&uring->ring, &memory, 1) == 0;
 }
 
 int reactor_uring_open(struct reactor *reactor, unsigned entries)
@@ -228,6 +260,7 @@ int reactor_uring_open(struct reactor *reactor, unsigned entries)
         result = io_uring_queue_init_params(entries, &uring->ring, &params);
     }
     if (result == 0) {
+        register_memory(reactor, uring);
         result = restrict_ring(&uring->ring);
         if (result)
             io_uring_queue_exit(&uring->ring);
