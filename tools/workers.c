@@ -121,6 +121,7 @@ static void look_for_work(struct pool *pool)
 static void *worker(void *arg)
 {
     struct pool *pool = arg;
+    bool is_first;
 
     pthread_mutex_lock(&pool->mutex);
     atomic_fetch_add_explicit(&awake, 1, memory_order_relaxed);
@@ -131,9 +132,10 @@ static void *worker(void *arg)
             pthread_mutex_unlock(&pool->mutex);
             job->run(job);
             pthread_mutex_lock(&pool->mutex);
-            if (pool->fd >= 0 && !pool->ended.head)
-                eventfd_write(pool->fd, 1);
+            is_first = !pool->ended.head;
             list_add(&pool->ended, job);
+            if (pool->fd >= 0 && is_first) /* after the count, which is peeked at when it is read */
+                eventfd_write(pool->fd, 1);
             if (pool->owner_sleeps)
                 pthread_cond_signal(&pool->ended_cond);
             if (!pool->waiting.head && !pool->stop)
