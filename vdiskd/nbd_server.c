@@ -7,6 +7,7 @@
  * access to the server.
  */
 #include "nbd_conn.h"
+#include "unix_listen.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -15,8 +16,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #define BACKLOG    128
@@ -234,43 +233,11 @@ static int add_listener(struct nbd_server *server, int fd, const char *path)
     return 0;
 }
 
-/* Whether the socket's file was left behind by a server that is no more. */
-static bool is_stale(const struct sockaddr_un *address)
-{
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    bool is;
-
-    if (fd < 0)
-        return false;
-    is = connect(fd, (const struct sockaddr *)address, sizeof(*address)) < 0 &&
-         errno == ECONNREFUSED;
-    close(fd);
-    return is;
-}
-
 static int listen_unix(struct nbd_server *server, const char *path)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int fd, result;
+    int fd = unix_listen(path);
 
-    if (strlen(path) >= sizeof(address.sun_path))
-        return -ENAMETOOLONG;
-    memcpy(address.sun_path, path, strlen(path) + 1);
-    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        return -errno;
-    result = bind(fd, (struct sockaddr *)&address, sizeof(address));
-    if (result < 0 && errno == EADDRINUSE && is_stale(&address)) {
-        (void)unlink(path);
-        result = bind(fd, (struct sockaddr *)&address, sizeof(address));
-    }
-    /* Nobody can connect before listen(). */
-    if (result < 0 || chmod(path, S_IRUSR | S_IWUSR) < 0 || listen(fd, BACKLOG) < 0) {
-        result = -errno;
-        close(fd);
-        return result;
-    }
-    return add_listener(server, fd, path);
+    return fd < 0 ? fd : add_listener(server, fd, path);
 }
 
 static int listen_at(struct nbd_server *server, const struct addrinfo *info)
