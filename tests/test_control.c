@@ -132,8 +132,8 @@ static void test_requests_that_make_no_sense_are_refused(void **state)
         "{\"command\":\"key-add\",\"export\":\"a\",\"key_file\":\"relative\"}",
         "{\"command\":\"limits-set\",\"export\":\"a\",\"limits\":{\"reads\":{\"rate\":1}}}",
         "{\"command\":\"limits-set\",\"export\":\"a\",\"limits\":{\"read_ops\":{\"burst\":1}}}",
-        "{\"command\":\"limits-set\",\"export\":\"a\",\"limits\":{\"read_ops\":{\"rate\":1,\"x\":1}"
-        "}}",
+        ("{\"command\":\"limits-set\",\"export\":\"a\","
+         "\"limits\":{\"read_ops\":{\"rate\":1,\"x\":1}}}"),
         "{\"command\":\"limits-set\",\"export\":\"a\",\"limits\":[]}",
         "{\"command\":\"snapshot-create\",\"export\":\"a\",\"snapshot\":\"\"}",
     };

@@ -53,8 +53,8 @@ struct arguments {
 static const char *const property[CRASH_PROFILES] = {
     [CRASH_DATA] =
         "after a power cut at any operation all flushed data is there and blocks are whole",
-    [CRASH_SNAPSHOTS] = "after a power cut snapshots are exact, and made, deleted and rolled back "
-                        "wholly or not at all",
+    [CRASH_SNAPSHOTS] = ("after a power cut snapshots are exact, and made, deleted and rolled back "
+                         "wholly or not at all"),
     [CRASH_ALL] = "after a power cut a resize happened or not, and compaction changed nothing",
     [CRASH_HURRY] = "after a power cut the journal is whole, however late a checkpoint comes",
 };

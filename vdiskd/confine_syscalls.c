@@ -198,13 +198,13 @@ static int allow_partly(scmp_filter_ctx filter)
 
     for (unsigned i = 0; i < 3 && rc == 0; i++)
         rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
-                              SCMP_A0(SCMP_CMP_EQ, families[i]));
+                              SCMP_A0(SCMP_CMP_EQ, families[i], 0));
     for (unsigned i = 0; i < 4 && rc == 0; i++)
         rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-                              SCMP_A1(SCMP_CMP_EQ, controls[i]));
+                              SCMP_A1(SCMP_CMP_EQ, controls[i], 0));
     for (unsigned i = 0; i < 4 && rc == 0; i++)
         rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
-                              SCMP_A0(SCMP_CMP_EQ, (unsigned)processes[i]));
+                              SCMP_A0(SCMP_CMP_EQ, (unsigned)processes[i], 0));
     /* No memory that is code. */
     if (rc == 0)
         rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
