@@ -201,12 +201,12 @@ CHOSEN_TESTS := $(filter $(addprefix $(BUILD)/tests/,$(TEST_NAMES)),$(TEST_PROGR
 
 # The proofs about memory run a second time, under sanitizers.
 WATCHED := test_model test_faults test_header test_image
-WATCHED_TESTS := $(if $(SAN)$(COVERAGE),,$(addprefix build/asan/tests/,$(filter $(WATCHED),\
+WATCHED_TESTS := $(if $(SAN)$(COVERAGE),,$(addprefix $(BUILD)/asan/tests/,$(filter $(WATCHED),\
                    $(filter $(TEST_NAMES),$(notdir $(TEST_PROGRAMS))))))
 
 .PHONY: watched
 watched:
-	@$(if $(WATCHED_TESTS),$(MAKE) SAN=address$(comma)undefined $(WATCHED_TESTS))
+	@$(if $(WATCHED_TESTS),$(MAKE) BUILD=$(BUILD)/asan SAN=address$(comma)undefined $(WATCHED_TESTS))
 
 check: $(PROGRAMS) $(filter $(BUILD)/%,$(CHOSEN_TESTS)) watched
 	@tests/run --build $(BUILD) $(if $(SAN),--sanitizer $(SAN)) $(CHOSEN_TESTS) $(WATCHED_TESTS)
