@@ -301,7 +301,7 @@ help:
 	@echo 'make sim SEED=n RUNS=n   the crash simulator from a seed'
 	@echo 'make fuzz T=name FUZZ_SECONDS=60   one fuzz target, or all'
 	@echo 'make format           clang-format in place      make format-check  or only check'
-	@echo 'make lint             clang-tidy and cppcheck    make analyze       gcc -fanalyzer'
+	@echo 'make lint             clang-tidy, cppcheck, shellcheck   make analyze       gcc -fanalyzer'
 	@echo 'make tidy             layers, sizes, exported symbols, forbidden calls'
 	@echo 'make coverage         lines reached by the tests'
 	@echo 'make demo             a tour of the tool         make bench         measurements'

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # The audit log seen from the command line: what `vdisk audit verify` finds and says.
-. "${0%/*}/lib.sh"
+# shellcheck source=tests/lib.sh
+. "$VDISK_SRC/tests/lib.sh"
 
 # The format has a second writer here, from its description in tools/auditlog.h.
 python3 - <<'PYTHON'

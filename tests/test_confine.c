@@ -305,7 +305,7 @@ static int try_packets(void)
 static int try_code(void)
 {
     REQUIRE(confine_for_test() == 0);
-    mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    (void)mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     return 2;
 }
 

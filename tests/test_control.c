@@ -64,7 +64,7 @@ static int parse(const char *text, struct control_request *request)
 {
     struct vdisk_error error = {0};
     size_t length = strlen(text);
-    char *copy = malloc(length + 1); /* so that a sanitizer sees its end */
+    char *copy = malloc(length); /* so that a sanitizer sees its end */
 
     assert_non_null(copy);
     memcpy(copy, text, length);

@@ -102,8 +102,8 @@ static int look_at_three(int rc, const struct notify_sockets *taken)
 {
     if (rc || taken->count != 3)
         return 1;
-    if (strcmp(taken->name[0], "nbd") || strcmp(taken->name[1], "unknown") ||
-        strcmp(taken->name[2], "unknown"))
+    if (strcmp(taken->name[0], "nbd") != 0 || strcmp(taken->name[1], "unknown") != 0 ||
+        strcmp(taken->name[2], "unknown") != 0)
         return 2;
     for (int i = 0; i < 3; i++) {
         if (taken->fd[i] != 3 + i || fcntl(3 + i, F_GETFD) != FD_CLOEXEC ||

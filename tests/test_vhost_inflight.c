@@ -101,11 +101,11 @@ static void offer_packed(uint8_t *page, struct driver *driver)
 }
 
 /* What the driver finds used, into a mask of request numbers. A second time is a failure. */
-static void reap(uint8_t *page, bool packed, struct driver *driver, unsigned *seen)
+static void reap(const uint8_t *page, bool packed, struct driver *driver, unsigned *seen)
 {
-    const struct vring_packed_desc *desc = (void *)page;
-    const uint16_t *used = (uint16_t *)(void *)(page + USED_AT);
-    const struct vring_used_elem *element = (void *)(page + USED_AT + 4);
+    const struct vring_packed_desc *desc = (const void *)page;
+    const uint16_t *used = (const void *)(page + USED_AT);
+    const struct vring_used_elem *element = (const void *)(page + USED_AT + 4);
 
     for (;;) {
         unsigned number;

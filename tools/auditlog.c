@@ -282,7 +282,7 @@ int auditlog_scan(int fd, struct auditlog_chain *chain, const uint8_t wanted[AUD
     struct reader reader = {.fd = fd, .buffer = malloc(BUFFER_BYTES)};
     struct scan scan = {
         .chain = chain, .result = result, .wanted = wanted, .torn = malloc(BUFFER_BYTES)};
-    const char *text = NULL;
+    const char *text = "";
     bool has_newline = false;
     ssize_t length = 0;
 

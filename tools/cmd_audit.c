@@ -75,7 +75,7 @@ static int conclude(const struct verify *verify, const char *path,
 static int verify_log(const struct verify *verify, const char *path)
 {
     struct auditlog_chain chain = {.sequence = 0};
-    struct auditlog_result result;
+    struct auditlog_result result = {0};
     struct vdisk_error error;
     char beside[PATH_MAX];
     int fd = -1, rc, status;

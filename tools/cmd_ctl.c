@@ -217,7 +217,7 @@ static int converse(const struct ctl *ctl, json_t *root, int key)
         status = report_usage("ctl", "--socket: longer than the name of a socket may be");
         goto out;
     }
-    strcpy(address.sun_path, ctl->socket);
+    memcpy(address.sun_path, ctl->socket, strlen(ctl->socket) + 1);
     if (!text || fd < 0 || asprintf(&line, "%s\n", text) < 0) {
         status = report_text(NULL, -ENOMEM, "the request cannot be made: its words must be UTF-8");
         goto out;

@@ -74,7 +74,7 @@ static void drop_key(struct connection *connection)
 /* More of the line: how many bytes, 0 at the end, -errno. */
 static int receive_more(struct connection *connection, int64_t deadline)
 {
-    _Alignas(struct cmsghdr) char control[CMSG_SPACE(4 * sizeof(int))];
+    _Alignas(struct cmsghdr) char control[CMSG_SPACE(4 * sizeof(int))] = {0};
     struct iovec vector = {connection->line + connection->have,
                            CONTROL_LINE_MAX - connection->have};
     struct msghdr message = {.msg_iov = &vector,

@@ -106,7 +106,7 @@ int control_listen(const char *path, struct vdisk_error *error)
     rc = check_folder(path, error);
     if (rc)
         return rc;
-    strcpy(address.sun_path, path);
+    memcpy(address.sun_path, path, strlen(path) + 1);
     if (lstat(path, &status) == 0) {
         if (!S_ISSOCK(status.st_mode))
             return error_set(error, VDISK_E_EXISTS, "%s is not a socket", path);
