@@ -27,6 +27,10 @@ fails 1 'directory' 'also without a key' env -u VDISK_KEY_FILE vdisk info folder
 mkfifo fifo
 fails 1 'regular|block device|file' 'a FIFO does not make it wait' timeout 10 vdisk check fifo
 fails 1 'regular|block device|file' 'nor without a key' timeout 10 env -u VDISK_KEY_FILE vdisk info fifo
+fails 1 'file|block device' 'nor when it is to be imported' timeout 10 vdisk import fifo new.vdk
+fails 1 'character device' 'a device without blocks' timeout 10 vdisk check /dev/zero
+fails 1 'not a directory' 'a file in a file' vdisk info drive.vdk/x
+fails 2 'empty' 'an empty name' vdisk info ''
 python3 - <<'PYTHON'
 import hashlib
 data = bytearray(open("drive.vdk", "rb").read())
@@ -49,11 +53,31 @@ for bytes in 100 4096 8192 70000 2200000; do
         not_ok "a file cut off after $bytes bytes is refused (status $status)"
     fi
 done
+# Wherever the end is: what is read is true, and the end of it is told; `check` tells it too.
+size=$(stat -c %s drive.vdk)
+untold=
+for ((bytes = 0; bytes < size; bytes += RANDOM * 8 + 1)); do
+    head -c "$bytes" drive.vdk >short.vdk
+    vdisk read short.vdk 0 >.out 2>.err
+    status=$?
+    if [[ $status != [14] ]] || [ "$(wc -l <.err)" != 1 ] ||
+        ! cmp -s -n "$(stat -c %s .out)" .out drive.model; then
+        untold+=" read:$bytes"
+    fi
+    vdisk check short.vdk >.out 2>.err
+    status=$?
+    if [[ $status != [134] ]] || [ "$(wc -l <.err)" != 1 ]; then
+        untold+=" check:$bytes"
+    fi
+done
+is 'a file cut off anywhere gives true bytes and one line' "$untold" ''
 
 # --- sizes and offsets
 
 fails 2 'no size' 'a drive of 0 bytes' vdisk create new.vdk --size 0
 fails 2 'at most' 'of 2^63' vdisk create new.vdk --size 9223372036854775808
+fails 2 'no size' 'a drive that shrinks to nothing' vdisk resize drive.vdk 0 --shrink
+fails 2 'at most' 'that grows to 2^63' vdisk resize drive.vdk 9223372036854775808
 fails 2 'not a size' 'of 2^64 and more' vdisk create new.vdk --size 18446744073709551616
 fails 2 'multiple of 512' 'of 1000 bytes' vdisk create new.vdk --size 1000
 fails 2 'not a size' 'of 1.5G' vdisk create new.vdk --size 1.5G
@@ -68,6 +92,8 @@ is 'and has a last byte' "$(vdisk read large.vdk $(((1 << 56) - 1)))" x
 fails 1 'past the end' 'reading past the end' vdisk read drive.vdk 8388600 9
 fails 1 'past the end' 'an offset past the end' vdisk read drive.vdk 8388609
 fails 1 'past the end' 'that overflows' vdisk read drive.vdk 18446744073709551615 1
+fails 1 'past the end' 'a length of 2^63' vdisk read drive.vdk 4095 9223372036854775808
+fails 2 'option' 'a negative offset' vdisk read drive.vdk -1 1
 vdisk write drive.vdk 8388600 <first >.out 2>.err
 is 'writing past the end' "$?" 1
 printf 'a byte at an odd place' >odd
@@ -88,6 +114,7 @@ for name in $'new\nline' a/b a@b $'\x80' ''; do
 done
 fails 1 'no snapshot' 'a snapshot that is not there' vdisk snapshot delete drive.vdk two
 fails 1 'no snapshot' 'nor to be read' vdisk read drive.vdk@two 0 1
+fails 1 'new\\x0aline' 'which is named in one line' vdisk snapshot delete drive.vdk $'new\nline'
 fails 1 'new\\x0aline' 'a file name with a newline stays in one line' vdisk info $'new\nline.vdk'
 
 # --- what is there already, or must not be written
@@ -107,3 +134,12 @@ fails 5 'use' 'whoever asks' vdisk write drive.vdk 0
 exec 9>&-
 wait "$holder"
 t 'is free afterwards' vdisk check drive.vdk
+
+# --- an output that takes nothing
+
+for words in 'read drive.vdk 0' 'info drive.vdk' 'info drive.vdk --json' 'check drive.vdk' \
+    'map drive.vdk' 'snapshot list drive.vdk --json' 'help'; do
+    # shellcheck disable=SC2086  # words are meant
+    vdisk $words >/dev/full 2>.err
+    is "vdisk $words, onto a full disk, fails in one line" "$? $(wc -l <.err)" '1 1'
+done

@@ -35,6 +35,17 @@ if mount -t tmpfs -o size=12m none full 2>/dev/null; then
     same 'to what was there' out first
     t 'space can be made' vdisk resize full/drive.vdk 8M --shrink
     t 'and the drive is usable again' vdisk snapshot create full/drive.vdk x
+
+    head -c 12M /dev/urandom >full/rest 2>.err
+    fails 1 'pace|room' 'no room for new keys everywhere' vdisk key rotate full/drive.vdk
+    clean 'is no harm either' full/drive.vdk
+    vdisk read full/drive.vdk 0 3000000 >out
+    same 'nor to the data' out first
+    fails 1 'pace|room' 'no room for another drive' vdisk create full/new.vdk --size 1M
+    rm full/rest
+    t 'with room the keys are changed' vdisk key rotate full/drive.vdk
+    clean 'and all is well' full/drive.vdk
+    is 'and nothing else is there' "$(ls full)" drive.vdk
     rm -f full/*
     vdisk import much big.vdk --format raw
     fails 1 'pace|room' 'an import that does not fit' vdisk import much full/new.vdk --format raw
@@ -42,4 +53,26 @@ if mount -t tmpfs -o size=12m none full 2>/dev/null; then
     is 'leaves nothing behind' "$(ls full)" ''
 else
     skip 'a full disk' 'no tmpfs can be mounted here'
+fi
+if mountpoint -q full; then
+    vdisk create full/drive.vdk --size 8M
+    vdisk write full/drive.vdk 0 <first
+    vdisk snapshot create full/drive.vdk one
+    cp full/drive.vdk before
+    head -c 32 /dev/urandom >new
+    mount -o remount,ro full
+    for words in 'snapshot create full/drive.vdk two' 'snapshot delete full/drive.vdk one' \
+        'snapshot rollback full/drive.vdk one' 'resize full/drive.vdk 16M' 'compact full/drive.vdk' \
+        'check full/drive.vdk --repair' 'key add full/drive.vdk --new-key-file new' \
+        'key rotate full/drive.vdk' 'write full/drive.vdk 0' 'create full/new.vdk --size 1M' \
+        'import first full/new.vdk --format raw' 'export drive.vdk full/out.raw'; do
+        # shellcheck disable=SC2086  # words are meant
+        fails 1 'read-only' "where nothing can be written: $words" vdisk $words
+    done
+    same 'leaves the image as it is' full/drive.vdk before
+    clean 'which can be checked' full/drive.vdk
+    vdisk read full/drive.vdk@one 0 3000000 >out
+    same 'and read' out first
+else
+    skip 'a read-only filesystem' 'no tmpfs can be mounted here'
 fi
