@@ -79,7 +79,7 @@ static const char *in_folder(const char *name)
 
 static int remove_folder(void **state)
 {
-    static const char *const names[] = {"in/a", "in", "ro/a", "ro", "out"};
+    static const char *const names[] = {"in/a", "in", "ro/a", "ro", "sockets/a", "sockets", "out"};
 
     (void)state;
     for (unsigned i = 0; i < sizeof(names) / sizeof(*names); i++)
@@ -169,18 +169,22 @@ static int may_open(const char *name, int flags)
 
 static int try_files(void)
 {
-    char inside[300], read_only[300];
+    char inside[300], read_only[300], sockets[300];
     int held;
 
     snprintf(inside, sizeof(inside), "%s/in", folder);
     snprintf(read_only, sizeof(read_only), "%s/ro", folder);
-    const struct confine_path paths[] = {{inside, true}, {read_only, false}};
-    REQUIRE(mkdir(inside, 0755) == 0 && mkdir(read_only, 0755) == 0);
+    snprintf(sockets, sizeof(sockets), "%s/sockets", folder);
+    const struct confine_path paths[] = {{.path = inside, .may_write = true},
+                                         {.path = read_only},
+                                         {.path = sockets, .only_remove = true}};
+    REQUIRE(mkdir(inside, 0755) == 0 && mkdir(read_only, 0755) == 0 && mkdir(sockets, 0755) == 0);
+    REQUIRE(may_open("sockets/a", O_RDWR | O_CREAT));
     REQUIRE(may_open("out", O_RDWR | O_CREAT) && may_open("ro/a", O_RDWR | O_CREAT));
     held = open(in_folder("out"), O_RDWR);
     REQUIRE(held >= 0);
     REQUIRE(confine_privileges(NULL) == 0);
-    int rc = confine_files(paths, 2, NULL);
+    int rc = confine_files(paths, 3, NULL);
     if (rc == 1)
         return SKIPPED;
     REQUIRE(rc == 0);
@@ -192,6 +196,8 @@ static int try_files(void)
     REQUIRE(!may_open("out", O_RDONLY) && errno == EACCES);
     REQUIRE(open("/etc/passwd", O_RDONLY) < 0 && errno == EACCES);
     REQUIRE(unlink(in_folder("out")) < 0);
+    REQUIRE(!may_open("sockets/a", O_RDONLY) && !may_open("sockets/b", O_RDWR | O_CREAT));
+    REQUIRE(unlink(in_folder("sockets/a")) == 0);
     REQUIRE(rename(in_folder("ro/a"), "x") < 0);
     REQUIRE(write(held, "x", 1) == 1); /* what was open */
     REQUIRE(ftruncate(held, 100) == 0);
@@ -214,7 +220,7 @@ static void test_only_the_folders_of_images_can_be_reached(void **state)
 
 static int try_missing_path(void)
 {
-    const struct confine_path path = {"/nonexistent/folder", true};
+    const struct confine_path path = {.path = "/nonexistent/folder", .may_write = true};
     struct vdisk_error error;
     int rc = confine_files(&path, 1, &error);
 

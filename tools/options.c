@@ -68,8 +68,9 @@ static void print_spec(const struct option_spec *spec)
 
 static int print_help(const struct usage *usage, const struct table *table)
 {
-    printf("usage: vdisk %s%s%s [OPTION]...\n\n%s\n", usage->command, usage->operands[0] ? " " : "",
-           usage->operands, usage->about);
+    printf("usage: %s%s%s%s%s [OPTION]...\n\n%s\n", report_program(), usage->command ? " " : "",
+           usage->command ? usage->command : "", usage->operands[0] ? " " : "", usage->operands,
+           usage->about);
     puts("");
     for (unsigned i = 0; i < table->count; i++)
         print_spec(table->specs[i]);

@@ -11,7 +11,7 @@
 
 #define OPTIONS_GO_ON    (-1) /* options_parse: neither --help nor an error */
 #define OPTIONS_MAX      40
-#define OPTIONS_LIST_MAX 15
+#define OPTIONS_LIST_MAX 64
 
 enum option_kind {
     OPTION_END,
@@ -41,7 +41,7 @@ struct option_spec {
 };
 
 struct usage {
-    const char *command;                 /* "snapshot create" */
+    const char *command;                 /* "snapshot create"; NULL: the program has no commands */
     const char *operands;                /* "IMAGE NAME" */
     const char *about;                   /* a sentence or two */
     int min, max;                        /* operands */

@@ -9,6 +9,18 @@
 #include <stdbool.h>
 #include <string.h>
 
+static const char *program = "vdisk";
+
+void report_set_program(const char *name)
+{
+    program = name;
+}
+
+const char *report_program(void)
+{
+    return program;
+}
+
 int report_status(int code)
 {
     switch (code) {
@@ -71,7 +83,7 @@ static void begin_line(const char *subject)
 {
     fflush(stdout); /* so that a log with both streams reads in order */
     flockfile(stderr);
-    fputs("vdisk: ", stderr);
+    fprintf(stderr, "%s: ", program);
     if (subject) {
         print_escaped(stderr, subject);
         fputs(": ", stderr);
@@ -130,7 +142,7 @@ int report_usage(const char *command, const char *format, ...)
     put_format(format, arguments);
     va_end(arguments);
     if (command)
-        fprintf(stderr, "; see `vdisk %s --help`", command);
+        fprintf(stderr, "; see `%s %s --help`", program, command);
     end_line();
     return STATUS_USAGE;
 }

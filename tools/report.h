@@ -23,6 +23,10 @@ enum status {
     STATUS_BUSY = 5,   /* in use by another process */
 };
 
+/* The first word of each line; `name` is kept. "vdisk" if it is not set. */
+void report_set_program(const char *name);
+const char *report_program(void);
+
 /* The exit status of an error code. */
 int report_status(int code);
 

@@ -3,6 +3,7 @@
  * `vdisk`: the table of subcommands, and main.
  */
 #include "commands.h"
+#include "descriptors.h"
 #include "interrupt.h"
 #include "lockedmem.h"
 #include "report.h"
@@ -10,12 +11,9 @@
 #include "vdisk/vdisk.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #ifndef VDISK_VERSION_TEXT
 #define VDISK_VERSION_TEXT "1.0.0"
@@ -36,6 +34,7 @@ static const struct command commands[] = {
     {"read", "a range of the drive to standard output", cmd_read},
     {"write", "standard input to a range of the drive", cmd_write},
     {"audit", "verify the daemon's audit log", cmd_audit},
+    {"serve", "serve an image by NBD or vhost-user", cmd_serve},
     {"ctl", "ask a running daemon", cmd_ctl},
     {NULL, NULL, NULL},
 };
@@ -95,20 +94,6 @@ int command_dispatch(const struct command *table, const char *group, int argc, c
     return command->run(argc - 1, argv + 1);
 }
 
-/* A descriptor 0, 1 or 2 that is closed would be given to an image, and our messages with it. */
-static bool open_standard_descriptors(void)
-{
-    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
-        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF) {
-            int opened = open("/dev/null", O_RDWR); /* the lowest that is free */
-
-            if (opened != fd)
-                return false;
-        }
-    }
-    return true;
-}
-
 /* What a listing could not write is a failure, not an empty success. */
 static int finish_output(int status)
 {
@@ -124,7 +109,7 @@ int main(int argc, char **argv)
 {
     int status;
 
-    if (!open_standard_descriptors())
+    if (!descriptors_open_standard())
         return STATUS_FAILED;
     status = vd_process_harden();
     if (status < 0)

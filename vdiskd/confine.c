@@ -52,7 +52,7 @@ int confine_dumps(struct vdisk_error *error)
     return 0;
 }
 
-static int find_user(const char *user, uid_t *uid, gid_t *gid, struct vdisk_error *error)
+int confine_find_user(const char *user, uid_t *uid, gid_t *gid, struct vdisk_error *error)
 {
     const struct passwd *entry = getpwnam(user);
     uint64_t number;
@@ -80,7 +80,7 @@ int confine_user(const char *user, struct vdisk_error *error)
 
     if (!user)
         return 0;
-    rc = find_user(user, &uid, &gid, error);
+    rc = confine_find_user(user, &uid, &gid, error);
     if (rc)
         return rc;
     if (geteuid() != 0) {
@@ -124,7 +124,8 @@ static int allow_path(int rules, uint64_t handled, const struct confine_path *pa
                       struct vdisk_error *error)
 {
     struct landlock_path_beneath_attr beneath = {
-        .allowed_access = READ_RIGHTS | (path->may_write ? WRITE_RIGHTS : 0),
+        .allowed_access = path->only_remove ? LANDLOCK_ACCESS_FS_REMOVE_FILE
+                                            : READ_RIGHTS | (path->may_write ? WRITE_RIGHTS : 0),
         .parent_fd = open(path->path, O_PATH | O_CLOEXEC),
     };
     struct stat status;

@@ -15,9 +15,13 @@
 #include "vdisk/error.h"
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 /* No core dumps, and no tracing by others of the same user. -errno. */
 int confine_dumps(struct vdisk_error *error);
+
+/* A name or a number, and its first group. VDISK_E_NOT_FOUND. */
+int confine_find_user(const char *user, uid_t *uid, gid_t *gid, struct vdisk_error *error);
 
 /*
  * When root: becomes `user` (a name or a number) with its first group and no other, for good. When
@@ -32,6 +36,7 @@ int confine_privileges(struct vdisk_error *error);
 struct confine_path {
     const char *path; /* a folder, or a file */
     bool may_write;   /* also make, rename and remove files in it */
+    bool only_remove; /* files and sockets in it, and nothing else */
 };
 
 /*

@@ -5,154 +5,51 @@
  * takes a second or blocks, and is done by a thread of its own.
  */
 #include "control.h"
-#include "export.h"
-#include "task.h"
 
+#include "apart.h"
+#include "export.h"
+#include "key.h"
+#include "limit_json.h"
 #include "report.h"
-#include "textformat.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#define KEY_MAX (1u << 20)
 
 /* ---- keys ---- */
 
 struct key_work {
-    struct reactor_message message;
-    struct reactor *reactor;
-    struct task *place;
-    const struct control_request *request;
-    int fd; /* -1: request->key_file */
-    bool is_done;
-    /* Results. */
-    uint8_t *bytes; /* vdisk_secret_alloc() */
-    struct vdisk_key key;
-    struct vdisk_unlocked *unlocked; /* with `unlock` */
-    bool unlock;
-    int rc;
-    struct vdisk_error error;
+    struct key_source source;
+    const char *image; /* to unlock; NULL: the key is only read */
+    struct key_held held;
+    struct vdisk_unlocked *unlocked;
+    struct vdisk_error *error;
 };
 
-/* Only what is a file of bounded size: nobody can make us wait for a pipe. */
-static int read_key(struct key_work *work, int fd)
-{
-    struct stat status;
-    size_t got = 0;
-
-    if (fstat(fd, &status))
-        return error_set(&work->error, -errno, "the key: %s", vdisk_strerror(-errno));
-    if (!S_ISREG(status.st_mode) || status.st_size <= 0 || status.st_size > KEY_MAX)
-        return error_set(&work->error, -EINVAL, "the key is not a file of 1 byte to 1 MiB");
-    work->bytes = vdisk_secret_alloc((size_t)status.st_size);
-    if (!work->bytes)
-        return error_set(&work->error, -ENOMEM, "%s", vdisk_strerror(-ENOMEM));
-    while (got < (size_t)status.st_size) {
-        ssize_t more = pread(fd, work->bytes + got, (size_t)status.st_size - got, (off_t)got);
-
-        if (more < 0 && errno != EINTR)
-            return error_set(&work->error, -errno, "the key: %s", vdisk_strerror(-errno));
-        if (more == 0)
-            return error_set(&work->error, -EIO, "the key's file became shorter");
-        got += more > 0 ? (size_t)more : 0;
-    }
-    work->key = (struct vdisk_key){work->request->key_kind, work->bytes, got, 0, 0};
-    return 0;
-}
-
-/* The text forms of key pairs become their 32 bytes; a passphrase loses its newline. */
-static int decode_key(struct key_work *work)
-{
-    struct vdisk_key *key = &work->key;
-    uint8_t *raw = vdisk_secret_alloc(VDISK_IDENTITY_BYTES);
-    bool is_good = true, is_pair = true;
-
-    if (!raw)
-        return error_set(&work->error, -ENOMEM, "%s", vdisk_strerror(-ENOMEM));
-    if (key->kind == VDISK_KEY_IDENTITY) {
-        is_good = textformat_get_identity(key->bytes, key->length, raw);
-    } else if (key->kind == VDISK_KEY_RECIPIENT) {
-        is_good = textformat_get_recipient(key->bytes, key->length, raw);
-    } else {
-        is_pair = false;
-        if (key->kind == VDISK_KEY_PASSPHRASE && key->length > 1 &&
-            work->bytes[key->length - 1] == '\n')
-            key->length--;
-    }
-    if (is_pair && is_good) {
-        vdisk_secret_free(work->bytes);
-        work->bytes = raw;
-        key->bytes = raw;
-        key->length = VDISK_IDENTITY_BYTES;
-    } else {
-        vdisk_secret_free(raw);
-    }
-    return is_good ? 0 : error_set(&work->error, -EINVAL, "the file is no key of that kind");
-}
-
-static void key_done(struct reactor_message *message)
-{
-    struct key_work *work = (struct key_work *)message;
-
-    work->is_done = true;
-    task_wake(&work->place);
-}
-
-static void *run_key_work(void *arg)
+static int run_key_work(void *arg)
 {
     struct key_work *work = arg;
-    int fd = work->fd;
 
-    if (fd < 0)
-        fd = open(work->request->key_file, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-    work->rc = fd < 0 ? error_set(&work->error, -errno, "the key %s: %s", work->request->key_file,
-                                  vdisk_strerror(-errno))
-                      : read_key(work, fd);
-    if (fd >= 0 && work->fd < 0)
-        close(fd);
-    if (work->rc == 0)
-        work->rc = decode_key(work);
-    if (work->rc == 0 && work->unlock)
-        work->rc = vdisk_unlock(work->request->image, &work->key, &work->unlocked, &work->error);
-    reactor_post(work->reactor, &work->message);
-    return NULL;
+    return work->image ? key_unlock(&work->source, work->image, &work->unlocked, work->error)
+                       : key_load(&work->source, &work->held, work->error);
 }
 
-/* Waits for the key. After any result key_release() is due. */
+/* Waits for the key. After any result key_work_end() is due. */
 static int key_take(struct key_work *work, const struct control_request *request, int fd,
-                    bool unlock, struct vdisk_error *error)
+                    const char *image, struct vdisk_error *error)
 {
-    pthread_t thread;
-
     *work = (struct key_work){
-        .message = {.run = key_done},
-        .reactor = task_reactor(task_current()),
-        .request = request,
-        .fd = request->key_file[0] ? -1 : fd,
-        .unlock = unlock,
+        .source = {.kind = request->key_kind,
+                   .file = request->key_file[0] ? request->key_file : NULL,
+                   .fd = fd},
+        .image = image,
+        .error = error,
     };
-    if (!request->key_file[0] && fd < 0)
-        return error_set(error, -EINVAL, "no key came: it needs `key_file` or a descriptor");
-    int rc = -pthread_create(&thread, NULL, run_key_work, work);
-    if (rc)
-        return error_set(error, rc, "no thread for the key: %s", vdisk_strerror(rc));
-    while (!work->is_done)
-        task_park(&work->place);
-    pthread_join(thread, NULL);
-    if (work->rc)
-        *error = work->error;
-    return work->rc;
+    return apart_call(run_key_work, work);
 }
 
-static void key_release(struct key_work *work)
+static void key_work_end(struct key_work *work)
 {
     vdisk_unlocked_free(work->unlocked);
-    vdisk_secret_free(work->bytes);
+    key_release(&work->held);
 }
 
 /* ---- on the image, in one of its coroutines ---- */
@@ -243,19 +140,6 @@ static int on_image(struct vdisk_image *image, void *arg)
 
 /* ---- on exports ---- */
 
-static json_t *limits_json(const struct limit_settings *limits)
-{
-    static const char *const names[LIMIT_KINDS] = {"read_ops", "write_ops", "read_bytes",
-                                                   "write_bytes"};
-    json_t *root = json_object();
-
-    for (unsigned kind = 0; kind < LIMIT_KINDS; kind++)
-        json_object_set_new(root, names[kind],
-                            json_pack("{s:I, s:I}", "rate", (json_int_t)limits->kind[kind].rate,
-                                      "burst", (json_int_t)limits->kind[kind].burst));
-    return root;
-}
-
 static json_int_t load(const atomic_uint_fast64_t *counter)
 {
     return (json_int_t)atomic_load_explicit(counter, memory_order_relaxed);
@@ -310,12 +194,12 @@ static int add_new_export(const struct control_options *options,
         .group = request->group[0] ? request->group : NULL,
     };
     struct key_work work;
-    int rc = key_take(&work, request, key_fd, true, error);
+    int rc = key_take(&work, request, key_fd, request->image, error);
 
     export.unlocked = work.unlocked;
     if (rc == 0)
         rc = export_add(options->exports, &export, error);
-    key_release(&work);
+    key_work_end(&work);
     return rc;
 }
 
@@ -325,7 +209,7 @@ static int run_on_export(struct export *export, const struct control_request *re
 {
     struct image_work work = {.request = request};
     struct limit_settings limits;
-    struct key_work key = {.rc = 0};
+    struct key_work key = {.image = NULL};
     int rc = 0;
 
     switch (request->command->verb) {
@@ -334,21 +218,21 @@ static int run_on_export(struct export *export, const struct control_request *re
         return 0;
     case CONTROL_LIMITS_GET:
         limit_group_get(export_limits(export), &limits);
-        *result = limits_json(&limits);
+        *result = limit_to_json(&limits);
         return 0;
     case CONTROL_LIMITS_SET:
         limit_group_set(export_limits(export), &request->limits);
         return 0;
     case CONTROL_KEY_ADD:
-        rc = key_take(&key, request, key_fd, false, error);
-        work.key = &key.key;
+        rc = key_take(&key, request, key_fd, NULL, error);
+        work.key = &key.held.key;
         break;
     default:
         break;
     }
     if (rc == 0)
         rc = export_call(export, on_image, &work, error);
-    key_release(&key);
+    key_work_end(&key);
     if (rc == 0 && request->command->verb == CONTROL_RESIZE)
         export_resized(export);
     if (rc == 0)

@@ -6,6 +6,7 @@
  */
 #include "control.h"
 
+#include "limit_json.h"
 #include "report.h"
 
 #include <errno.h>
@@ -148,31 +149,6 @@ static bool take_key_kind(const json_t *value, enum vdisk_key_kind *kind)
     return false;
 }
 
-/* {"read_ops": {"rate": 100, "burst": 10}, ...}; what is not named has no limit. */
-static bool take_limits(json_t *value, struct limit_settings *limits)
-{
-    static const char *const names[LIMIT_KINDS] = {"read_ops", "write_ops", "read_bytes",
-                                                   "write_bytes"};
-    size_t known = 0;
-
-    if (!json_is_object(value))
-        return false;
-    for (unsigned kind = 0; kind < LIMIT_KINDS; kind++) {
-        json_t *setting = json_object_get(value, names[kind]);
-        const json_t *rate = json_object_get(setting, "rate");
-        const json_t *burst = json_object_get(setting, "burst");
-
-        if (!setting)
-            continue;
-        if (!rate || json_object_size(setting) != (burst ? 2u : 1u) ||
-            !take_number(rate, INT64_MAX, &limits->kind[kind].rate) ||
-            (burst && !take_number(burst, INT64_MAX, &limits->kind[kind].burst)))
-            return false;
-        known++;
-    }
-    return known == json_object_size(value);
-}
-
 /* 0: it is no field; -1: it has no such value; else the field. */
 static int take_field(struct control_request *request, const char *name, json_t *value)
 {
@@ -199,7 +175,7 @@ static int take_field(struct control_request *request, const char *name, json_t 
     FIELD("snapshots", CONTROL_SNAPSHOTS, take_bool(value, &request->snapshots));
     FIELD("wait_when_full", CONTROL_WAIT, take_bool(value, &request->wait_when_full));
     FIELD("wait_when_failing", CONTROL_WAIT, take_bool(value, &request->wait_when_failing));
-    FIELD("limits", CONTROL_LIMITS, take_limits(value, &request->limits));
+    FIELD("limits", CONTROL_LIMITS, limit_from_json(value, &request->limits));
     taken = take_number(value, VDISK_KEYSLOTS - 1, &slot);
     request->slot = (unsigned)slot;
     FIELD("slot", CONTROL_SLOT, taken);

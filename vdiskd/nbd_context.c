@@ -37,15 +37,20 @@ static int look_at_size(struct vdisk_image *image, void *arg)
     return 0;
 }
 
+/* The empty name before a snapshot's is that of the default export, too. */
 static struct export *find(struct nbd_conn *conn, const char *name)
 {
     const char *other = nbd_server_options(conn->server)->default_export;
+    struct export *export = export_get(nbd_server_exports(conn->server), name);
 
-    return export_get(nbd_server_exports(conn->server), *name || !other ? name : other);
+    if (!export && !*name && other)
+        export = export_get(nbd_server_exports(conn->server), other);
+    return export;
 }
 
 int nbd_resolve(struct nbd_conn *conn, const struct nbd_string *name, struct nbd_target *target)
 {
+    const char *other = nbd_server_options(conn->server)->default_export;
     struct look look = {.target = target};
     struct export_info info;
     struct vdisk_error error;
@@ -55,6 +60,8 @@ int nbd_resolve(struct nbd_conn *conn, const struct nbd_string *name, struct nbd
     *target = (struct nbd_target){0};
     if (!nbd_string_copy(name, text, sizeof(text)))
         return VDISK_E_NOT_FOUND;
+    if (!text[0] && other && strlen(other) < sizeof(text))
+        memcpy(text, other, strlen(other) + 1);
     target->export = find(conn, text);
     at = strrchr(text, '@');
     if (!target->export && at && strlen(at + 1) <= VDISK_NAME_MAX) {

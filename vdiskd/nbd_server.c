@@ -6,8 +6,8 @@
  * nbd_server_stop() may shut the sockets down from its own thread; `count` covers it until the last
  * access to the server.
  */
+#include "listen.h"
 #include "nbd_conn.h"
-#include "unix_listen.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -18,17 +18,14 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define BACKLOG    128
-#define PAUSE_NS   INT64_C(100000000) /* after an accept() that failed */
-#define WAIT_NS    INT64_C(2000000)
-#define HOST_BYTES 256u
+#define PAUSE_NS INT64_C(100000000) /* after an accept() that failed */
+#define WAIT_NS  INT64_C(2000000)
 
 struct listener {
     struct nbd_server *server;
-    int fd;
+    struct listen_socket socket;
     struct reactor_op accept;
     bool waits;
-    char path[108]; /* of a Unix socket we made */
 };
 
 struct nbd_server {
@@ -203,7 +200,7 @@ static void accept_run(void *arg)
     while (!atomic_load(&server->stopping)) {
         int fd;
 
-        listener->accept = (struct reactor_op){.kind = REACTOR_ACCEPT, .fd = listener->fd};
+        listener->accept = (struct reactor_op){.kind = REACTOR_ACCEPT, .fd = listener->socket.fd};
         listener->waits = true;
         fd = task_do(&listener->accept, TASK_FOREVER);
         listener->waits = false;
@@ -218,95 +215,26 @@ static void accept_run(void *arg)
 
 /* --- listening ------------------------------------------------------------------------------ */
 
-static int add_listener(struct nbd_server *server, int fd, const char *path)
-{
-    struct listener *listener = &server->listener[server->listeners];
-
-    if (server->listeners == NBD_LISTEN_MAX) {
-        close(fd);
-        return -E2BIG;
-    }
-    listener->server = server;
-    listener->fd = fd;
-    (void)snprintf(listener->path, sizeof(listener->path), "%s", path);
-    server->listeners++;
-    return 0;
-}
-
-static int listen_unix(struct nbd_server *server, const char *path)
-{
-    int fd = unix_listen(path);
-
-    return fd < 0 ? fd : add_listener(server, fd, path);
-}
-
-static int listen_at(struct nbd_server *server, const struct addrinfo *info)
-{
-    int on = 1, result;
-    int fd = socket(info->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
-    if (fd < 0)
-        return -errno;
-    (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    if (info->ai_family == AF_INET6)
-        (void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
-    if (bind(fd, info->ai_addr, info->ai_addrlen) < 0 || listen(fd, BACKLOG) < 0) {
-        result = -errno;
-        close(fd);
-        return result;
-    }
-    return add_listener(server, fd, "");
-}
-
-static int listen_tcp(struct nbd_server *server, const char *address)
-{
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *found = NULL;
-    const char *colon = strrchr(address, ':');
-    size_t length = colon ? (size_t)(colon - address) : 0;
-    char host[HOST_BYTES];
-    int result;
-
-    if (!colon || length >= sizeof(host))
-        return -EINVAL;
-    if (length >= 2 && address[0] == '[' && colon[-1] == ']') {
-        address++;
-        length -= 2;
-    }
-    memcpy(host, address, length);
-    host[length] = 0;
-    if (getaddrinfo(length ? host : NULL, colon + 1, &hints, &found))
-        return -EADDRNOTAVAIL;
-    result = 0;
-    for (const struct addrinfo *info = found; info && result == 0; info = info->ai_next)
-        result = listen_at(server, info);
-    freeaddrinfo(found);
-    return result;
-}
-
 static int listen_one(struct nbd_server *server, const char *address)
 {
-    if (strncmp(address, "unix:", 5) == 0)
-        return listen_unix(server, address + 5);
-    if (strncmp(address, "tcp:", 4) == 0)
-        return listen_tcp(server, address + 4);
-    if (strncmp(address, "fd:", 3) == 0) {
-        char *end;
-        long fd = strtol(address + 3, &end, 10);
+    struct listen_socket sockets[NBD_LISTEN_MAX];
+    int count = listen_open(address, false, sockets, NBD_LISTEN_MAX - server->listeners);
 
-        return *end || end == address + 3 || fd < 0 ? -EINVAL : add_listener(server, (int)fd, "");
+    for (int i = 0; i < count; i++) {
+        struct listener *listener = &server->listener[server->listeners++];
+
+        listener->server = server;
+        listener->socket = sockets[i];
     }
-    return -EINVAL;
+    return count < 0 ? count : 0;
 }
 
 /* --- start and stop ------------------------------------------------------------------------- */
 
 static void server_free(struct nbd_server *server)
 {
-    for (unsigned i = 0; i < server->listeners; i++) {
-        close(server->listener[i].fd);
-        if (server->listener[i].path[0])
-            (void)unlink(server->listener[i].path);
-    }
+    for (unsigned i = 0; i < server->listeners; i++)
+        listen_close(&server->listener[i].socket);
     tls_free(server->tls);
     free(server->default_export);
     pthread_mutex_destroy(&server->lock);

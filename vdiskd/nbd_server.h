@@ -44,7 +44,7 @@ struct nbd_options {
     const struct tls_settings *tls; /* NULL: none */
     bool tls_required;
     unsigned connections_max;   /* 0: NBD_CONNECTIONS_DEFAULT_MAX */
-    const char *default_export; /* what "" stands for; NULL: the export "" */
+    const char *default_export; /* what "" stands for, may be NAME@SNAPSHOT; NULL: "" */
     /* On the thread of the connection, by a task. */
     void (*event)(void *opaque, const struct nbd_event *event);
     void *opaque;

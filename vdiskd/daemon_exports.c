@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The exports that the settings name, and reading the settings again; see daemon.h.
+ */
+#include "daemon.h"
+
+#include "apart.h"
+#include "export.h"
+#include "log.h"
+#include "report.h"
+#include "task.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+int daemon_add_export(struct daemon *daemon, const struct settings_export *export,
+                      const struct vdisk_unlocked *unlocked, struct vdisk_error *error)
+{
+    const struct export_options options = {
+        .name = export->name,
+        .path = export->image,
+        .read_only = export->read_only,
+        .on_demand_snapshots = export->snapshots,
+        .when_full = export->wait_when_full ? EXPORT_WAIT : EXPORT_REPORT,
+        .when_failing = export->wait_when_failing ? EXPORT_WAIT : EXPORT_REPORT,
+        .limits = export->limits,
+        .group = export->group,
+        .unlocked = unlocked,
+    };
+
+    return export_add(daemon->exports, &options, error);
+}
+
+void daemon_set_groups(struct daemon *daemon, const struct settings *settings)
+{
+    for (unsigned i = 0; i < settings->group_count; i++) {
+        struct limit_group *group = exports_group(daemon->exports, settings->groups[i].name);
+
+        if (group)
+            limit_group_set(group, &settings->groups[i].limits);
+    }
+}
+
+/* ---- all away ---- */
+
+struct name_search {
+    char name[256];
+    bool is_found;
+};
+
+static bool take_first(void *opaque, struct export *export)
+{
+    struct name_search *search = opaque;
+    struct export_info info;
+
+    export_get_info(export, &info);
+    memcpy(search->name, info.name, sizeof(search->name));
+    search->is_found = true;
+    return false;
+}
+
+void daemon_remove_exports(struct daemon *daemon)
+{
+    for (;;) {
+        struct name_search search = {.is_found = false};
+        struct vdisk_error error = {.code = 0};
+
+        export_each(daemon->exports, take_first, &search);
+        if (!search.is_found)
+            return;
+        int rc = export_remove(daemon->exports, search.name, &error);
+        if (rc == 0)
+            continue;
+        log_event(LOG_ERROR, "export-close", "export", search.name, "error",
+                  error.code == rc ? error.text : vdisk_strerror(rc), NULL);
+        daemon->status = daemon->status ? daemon->status : report_status(rc);
+    }
+}
+
+/* ---- once more ---- */
+
+struct reading {
+    const struct settings_start *start;
+    struct settings *settings;
+    struct vdisk_error *error;
+};
+
+static int read_settings(void *arg)
+{
+    struct reading *reading = arg;
+
+    return settings_load(reading->start->config, reading->start->options, &reading->settings,
+                         reading->error);
+}
+
+struct unlocking {
+    const struct settings_export *export;
+    struct vdisk_unlocked *unlocked;
+    struct vdisk_error *error;
+};
+
+static int unlock(void *arg)
+{
+    struct unlocking *unlocking = arg;
+
+    return key_unlock(&unlocking->export->key, unlocking->export->image, &unlocking->unlocked,
+                      unlocking->error);
+}
+
+static void note_error(struct vdisk_error *first, const struct settings_export *export, int rc,
+                       const struct vdisk_error *error)
+{
+    const char *text = error->code == rc && error->text[0] ? error->text : vdisk_strerror(rc);
+
+    log_event(LOG_ERROR, "reload", "export", export->name, "image", export->image, "error", text,
+              NULL);
+    if (first->code == 0)
+        error_set(first, rc, "export `%s`: %s", export->name, text);
+}
+
+static void add_new(struct daemon *daemon, const struct settings_export *export,
+                    struct vdisk_error *first)
+{
+    struct vdisk_error error = {.code = 0};
+    struct unlocking unlocking = {.export = export, .error = &error};
+    int rc = export->key.file ? apart_call(unlock, &unlocking)
+                              : error_set(&error, -EINVAL, "its key came by a descriptor, once");
+
+    if (rc == 0)
+        rc = daemon_add_export(daemon, export, unlocking.unlocked, &error);
+    vdisk_unlocked_free(unlocking.unlocked);
+    if (rc)
+        note_error(first, export, rc, &error);
+    else
+        log_event(LOG_INFO, "export-add", "export", export->name, "image", export->image, NULL);
+}
+
+static void remove_old(struct daemon *daemon, const struct settings_export *export,
+                       struct vdisk_error *first)
+{
+    struct vdisk_error error = {.code = 0};
+    int rc = export_remove(daemon->exports, export->name, &error);
+
+    if (rc && rc != VDISK_E_NOT_FOUND) /* somebody was faster */
+        note_error(first, export, rc, &error);
+    else
+        log_event(LOG_INFO, "export-remove", "export", export->name, NULL);
+}
+
+/* Whether they differ in more than their limits. */
+static bool is_another(const struct settings_export *a, const struct settings_export *b)
+{
+    json_t *left = json_copy(a->json), *right = json_copy(b->json);
+    bool differs;
+
+    json_object_del(left, "limits");
+    json_object_del(right, "limits");
+    differs = !json_equal(left, right);
+    json_decref(left);
+    json_decref(right);
+    return differs;
+}
+
+static void change_limits(struct daemon *daemon, const struct settings_export *export)
+{
+    struct export *live = export_get(daemon->exports, export->name);
+
+    if (live)
+        limit_group_set(export_limits(live), &export->limits);
+    export_put(live);
+}
+
+/* What the old settings named is brought to the state of the new ones. */
+static void apply(struct daemon *daemon, const struct settings *new, struct vdisk_error *first)
+{
+    const struct settings *old = daemon->settings;
+
+    daemon_set_groups(daemon, new);
+    for (unsigned i = 0; i < old->export_count; i++) {
+        const struct settings_export *same = settings_find_export(new, old->exports[i].name);
+
+        if (!same || is_another(&old->exports[i], same))
+            remove_old(daemon, &old->exports[i], first);
+        else
+            change_limits(daemon, same);
+    }
+    for (unsigned i = 0; i < new->export_count; i++) {
+        struct export *live = export_get(daemon->exports, new->exports[i].name);
+
+        if (!live)
+            add_new(daemon, &new->exports[i], first);
+        export_put(live);
+    }
+}
+
+int daemon_reload(struct daemon *daemon, struct vdisk_error *error)
+{
+    struct reading reading = {.start = daemon->start, .error = error};
+    struct settings *old = daemon->settings;
+    int rc;
+
+    if (!daemon->start->config)
+        return error_set(error, -EOPNOTSUPP, "there is no configuration file");
+    if (daemon->is_reloading || daemon->is_ending)
+        return error_set(error, -EBUSY, "it is being done already");
+    daemon->is_reloading = true;
+    error->code = 0;
+    rc = apart_call(read_settings, &reading);
+    if (rc == 0) {
+        apply(daemon, reading.settings, error);
+        daemon->settings = reading.settings;
+        settings_free(old);
+        rc = error->code;
+    }
+    daemon->is_reloading = false;
+    task_wake(&daemon->place);
+    return rc;
+}

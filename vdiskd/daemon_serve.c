@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The servers of a daemon: NBD, management, metrics; see daemon.h.
+ */
+#include "daemon.h"
+
+#include "audit.h"
+#include "log.h"
+#include "metrics.h"
+#include "report.h"
+#include "task.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---- NBD ---- */
+
+static void on_event(void *opaque, const struct nbd_event *event)
+{
+    static const char *const names[] = {"connect", "denied", "auth-failed", "disconnect"};
+    static const int results[] = {0, -EACCES, -EACCES, 0};
+    struct daemon *daemon = opaque;
+    const struct audit_who who = {
+        .has_ids = event->has_credentials,
+        .uid = event->uid,
+        .gid = event->gid,
+        .pid = event->pid,
+        .tls_subject = event->subject[0] ? event->subject : NULL,
+        .peer = event->peer,
+    };
+    const struct audit_event record = {
+        .who = &who,
+        .event = names[event->kind],
+        .export = event->export_name,
+        .result = results[event->kind],
+        .error = event->reason,
+        .is_volatile = true,
+    };
+
+    (void)audit_record(daemon->audit, &record);
+    log_event(results[event->kind] ? LOG_WARNING : LOG_INFO, names[event->kind], "export",
+              event->export_name, "peer", event->peer, "subject", who.tls_subject, "reason",
+              event->reason, NULL);
+}
+
+static int start_nbd(struct daemon *daemon, struct daemon_sockets *sockets, bool tls_required,
+                     struct nbd_server **out)
+{
+    const struct settings *settings = daemon->settings;
+    const struct tls_settings tls = {
+        .kind = settings->tls_psk ? TLS_PSK : TLS_X509,
+        .folder = settings->tls_dir,
+        .any_client = settings->tls_any_client,
+    };
+    char text[NBD_LISTEN_MAX][16];
+    const char *addresses[NBD_LISTEN_MAX];
+    const struct nbd_options options = {
+        .addresses = addresses,
+        .address_count = sockets->count,
+        .tls = settings->tls_dir ? &tls : NULL,
+        .tls_required = tls_required,
+        .default_export = settings->default_export,
+        .event = on_event,
+        .opaque = daemon,
+    };
+    struct vdisk_error error = {.code = 0};
+    int rc;
+
+    if (sockets->count == 0)
+        return STATUS_DONE;
+    for (unsigned i = 0; i < sockets->count; i++) {
+        snprintf(text[i], sizeof(text[i]), "fd:%d", sockets->socket[i].fd);
+        addresses[i] = text[i];
+        sockets->socket[i].fd = -1; /* the server's; the path is still ours */
+    }
+    rc = nbd_server_start(exports_main(daemon->exports), daemon->exports, &options, out, &error);
+    return rc ? report(NULL, rc, &error) : STATUS_DONE;
+}
+
+/* ---- management ---- */
+
+static int on_reload(void *opaque, struct vdisk_error *error)
+{
+    return daemon_reload(opaque, error);
+}
+
+static void on_shut_down(void *opaque)
+{
+    struct daemon *daemon = opaque;
+
+    daemon->is_ending = true;
+    task_wake(&daemon->place);
+}
+
+static int start_control(struct daemon *daemon)
+{
+    struct control_options options = {
+        .reactor = exports_main(daemon->exports),
+        .exports = daemon->exports,
+        .audit = daemon->audit,
+        .peers = daemon->peers,
+        .reload = on_reload,
+        .shut_down = on_shut_down,
+        .opaque = daemon,
+    };
+    int fd = daemon->control_socket.fd, rc;
+
+    if (fd < 0)
+        return STATUS_DONE;
+    daemon->control_socket.fd = -1;
+    rc = control_start(&options, fd, &daemon->control);
+    return rc ? report(daemon->settings->socket, rc, NULL) : STATUS_DONE;
+}
+
+static int start_metrics(struct daemon *daemon)
+{
+    int fd = daemon->metrics_socket.fd, rc;
+
+    if (fd < 0)
+        return STATUS_DONE;
+    daemon->metrics_socket.fd = -1;
+    rc = metrics_start(exports_main(daemon->exports), daemon->exports, fd, &daemon->metrics);
+    return rc ? report(daemon->settings->metrics, rc, NULL) : STATUS_DONE;
+}
+
+/* ---- all ---- */
+
+int daemon_start_servers(struct daemon *daemon)
+{
+    const struct settings *settings = daemon->settings;
+    int status = start_metrics(daemon);
+
+    if (status == STATUS_DONE)
+        status = start_control(daemon);
+    if (status == STATUS_DONE)
+        status = start_nbd(daemon, &daemon->local, settings->tls_required, &daemon->local_server);
+    if (status == STATUS_DONE)
+        status =
+            start_nbd(daemon, &daemon->network, settings->tls_dir != NULL, &daemon->network_server);
+    return status;
+}
+
+void daemon_stop_servers(struct daemon *daemon)
+{
+    if (daemon->network_server)
+        nbd_server_stop(daemon->network_server);
+    if (daemon->local_server)
+        nbd_server_stop(daemon->local_server);
+    control_stop(daemon->control);
+    metrics_stop(daemon->metrics);
+}

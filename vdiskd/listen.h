@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Sockets that listen: unix:PATH, tcp:HOST:PORT, or fd:N, one that listens already.
+ */
+#ifndef VDISKD_LISTEN_H
+#define VDISKD_LISTEN_H
+
+#include <stdbool.h>
+
+#define LISTEN_PATH_BYTES 108u
+
+struct listen_socket {
+    int fd;                       /* non-blocking, close-on-exec */
+    char path[LISTEN_PATH_BYTES]; /* of a Unix socket that we made, with mode 0600; "" */
+};
+
+/*
+ * A host name may stand for several sockets: how many were made, or -errno, -EINVAL, -E2BIG; then
+ * none is left. A Unix socket nobody listens at is replaced. With `only_local` whatever can be
+ * reached from another host is refused: -EPERM.
+ */
+int listen_open(const char *address, bool only_local, struct listen_socket *sockets, unsigned room);
+/* Also removes the socket's file. */
+void listen_close(struct listen_socket *socket);
+
+/* Whether a socket is reached from this host alone: Unix, loopback. */
+bool listen_is_local(int fd);
+
+#endif
