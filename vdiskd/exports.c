@@ -469,6 +469,6 @@ int export_remove(struct exports *exports, const char *name, struct vdisk_error 
     reactor_unkick(export->lane->reactor, &export->ready);
     task_move(here);
     leave(export);
-    export_put(export);
+    export_put(export); /* NOLINT(clang-analyzer-unix.Malloc): leave() put another */
     return result;
 }

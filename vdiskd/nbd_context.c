@@ -105,10 +105,12 @@ static int look_at_names(struct vdisk_image *image, void *arg)
 
 int nbd_snapshot_names(const struct nbd_target *target, char *out, size_t room, size_t *length)
 {
-    struct look look = {.target = target, .names = out, .room = room};
+    struct look look = {.target = target, .room = room};
     struct vdisk_error error;
-    int result = export_call(target->export, look_at_names, &look, &error);
+    int result;
 
+    look.names = out;
+    result = export_call(target->export, look_at_names, &look, &error);
     *length = look.length;
     return result;
 }

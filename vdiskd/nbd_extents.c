@@ -105,6 +105,7 @@ void nbd_dirty_begin(struct nbd_dirty *dirty, uint32_t cap)
 /* Joins what is near until half of the room is free. */
 static void join(struct nbd_dirty *dirty)
 {
+    assert(dirty->list);
     while (dirty->count > dirty->cap / 2) {
         uint32_t kept = 0;
 
@@ -123,6 +124,7 @@ int nbd_dirty_add(struct nbd_dirty *dirty, uint64_t offset, uint64_t length)
 {
     struct nbd_range *last = dirty->count ? &dirty->list[dirty->count - 1] : NULL;
 
+    assert(dirty->cap >= 2 && (dirty->list || dirty->room == 0));
     if (length == 0)
         return 0;
     if (last && offset <= last->to + dirty->gap) {

@@ -95,8 +95,8 @@ void vhost_conn_event(struct vhost_conn *conn, enum vhost_event_kind kind, const
 /* The front end is gone: the server may take another. Frees the connection. */
 void vhost_server_gone(struct vhost_server *server, struct vhost_conn *conn);
 
-/* vhost_session.c: the task of a front end. */
-void vhost_session(void *conn);
+/* vhost_session.c: the task of a front end, its connection. */
+void vhost_session(void *arg);
 /* No more requests; the front end is disconnected, soon. */
 void vhost_session_end(struct vhost_conn *conn);
 
