@@ -100,6 +100,11 @@ uint64_t vdisk_size(const struct vdisk_image *image)
     return image->size;
 }
 
+int vdisk_failed(const struct vdisk_image *image)
+{
+    return image->failed;
+}
+
 const struct vdisk_error *vdisk_last_error(const struct vdisk_image *image)
 {
     return &image->error;

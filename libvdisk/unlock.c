@@ -216,6 +216,14 @@ out:
     return r;
 }
 
+struct vdisk_unlocked *vdisk_unlocked_copy(const struct vdisk_unlocked *unlocked)
+{
+    struct vdisk_unlocked *copy = vdisk_secret_alloc(sizeof(*copy));
+    if (copy)
+        memcpy(copy, unlocked, sizeof(*copy));
+    return copy;
+}
+
 void vdisk_unlocked_free(struct vdisk_unlocked *unlocked)
 {
     vdisk_secret_free(unlocked);

@@ -2,9 +2,9 @@
 /*
  * The requests and sessions of an export (export.h), on the thread of its lane.
  *
- * A request goes: limits (waits in `limited`), image, and, when the disk is full and the policy
- * says so, `full`, from where it is tried again each second. So each is in one of these places, and
- * done() is called exactly once, outside of tasks.
+ * A request goes: limits (waits in `limited`), room to keep it (`crowded`, export_keep.c), image,
+ * and, when the disk is full or fails and the policy says so, `waiting`, from where it is tried
+ * again (export_policy.c). So each is in one of these places, and done() is called exactly once.
  */
 #include "export_impl.h"
 
@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TRY_AGAIN_NS INT64_C(1000000000)
+#define LOOK_AGAIN_NS INT64_C(50000000)
 
 /* ---- the image ---- */
 
@@ -28,8 +28,16 @@ void export_pump(struct reactor_hook *hook)
         reactor_kick(export->lane->reactor, &export->ready);
 }
 
+void export_left(struct export *export)
+{
+    if (--export->busy == 0)
+        task_wake(&export->reopener);
+    export_keep_make_room(export);
+}
+
 struct call {
     struct export *export;
+    struct vdisk_image *image;
     int (*fn)(struct vdisk_image *image, void *arg);
     void *arg;
     int result;
@@ -40,12 +48,22 @@ struct call {
 static void call_entry(void *opaque)
 {
     struct call *call = opaque;
-    struct vdisk_image *image = call->export->image;
+    uint64_t size = vdisk_size(call->image);
 
-    call->result = call->fn(image, call->arg);
+    call->result = call->fn(call->image, call->arg);
     if (call->result)
-        call->error = *vdisk_last_error(image);
+        call->error = *vdisk_last_error(call->image);
+    if (vdisk_size(call->image) < size)
+        export_keep_cut(call->export, vdisk_size(call->image));
+    export_left(call->export);
     task_wake(&call->caller);
+}
+
+/* While it is opened anew. Afterwards there is none if the export is being removed. */
+static void wait_for_image(const struct export *export)
+{
+    while (export->reopening)
+        task_sleep(LOOK_AGAIN_NS);
 }
 
 int export_call(struct export *export, int (*fn)(struct vdisk_image *image, void *arg), void *arg,
@@ -56,8 +74,11 @@ int export_call(struct export *export, int (*fn)(struct vdisk_image *image, void
     int result;
 
     task_move(export->lane->reactor);
-    result = export->image ? vdisk_spawn(export->image, call_entry, &call) : VDISK_E_NOT_FOUND;
+    wait_for_image(export);
+    call.image = export->image;
+    result = call.image ? vdisk_spawn(call.image, call_entry, &call) : VDISK_E_NOT_FOUND;
     if (result == 0) {
+        export->busy++;
         reactor_kick(export->lane->reactor, &export->ready);
         task_park(&call.caller);
         result = call.result;
@@ -74,7 +95,7 @@ int export_call(struct export *export, int (*fn)(struct vdisk_image *image, void
 
 /* ---- queues ---- */
 
-static void push(struct export_queue *queue, struct export_request *request)
+void export_push(struct export_queue *queue, struct export_request *request)
 {
     if (!queue->head)
         queue->tail = &queue->head;
@@ -83,7 +104,7 @@ static void push(struct export_queue *queue, struct export_request *request)
     queue->tail = &request->next;
 }
 
-static struct export_request *pop(struct export_queue *queue)
+struct export_request *export_pop(struct export_queue *queue)
 {
     struct export_request *request = queue->head;
 
@@ -92,7 +113,7 @@ static struct export_request *pop(struct export_queue *queue)
     return request;
 }
 
-static void arm(struct export *export, struct reactor_op *timer, bool *armed, int64_t delay)
+void export_arm(struct export *export, struct reactor_op *timer, bool *armed, int64_t delay)
 {
     if (*armed)
         return;
@@ -122,7 +143,7 @@ static enum stats_op counted_as(enum vdisk_request_op op)
     return STATS_ZERO;
 }
 
-static void finish(struct export_request *request)
+void export_finish(struct export_request *request)
 {
     struct export *export = request->session->export;
     int result = request->request.result;
@@ -133,45 +154,39 @@ static void finish(struct export_request *request)
     request->done(request);
 }
 
-static void full_over(struct reactor_op *timer);
-
 static void image_done(struct vdisk_request *vdisk_request)
 {
     struct export_request *request = vdisk_request->owner;
     struct export *export = request->session->export;
-    bool is_full = vdisk_request->result == -ENOSPC || vdisk_request->result == -EDQUOT;
 
-    if (is_full && export->when_full == EXPORT_WAIT) {
-        atomic_fetch_add_explicit(&export->stats.waiting_for_space, 1, memory_order_relaxed);
-        push(&export->full, request);
-        export->full_timer.done = full_over;
-        arm(export, &export->full_timer, &export->full_armed, TRY_AGAIN_NS);
+    export_keep_end(request);
+    export_over(request);
+    export_left(export);
+}
+
+void export_start(struct export_request *request)
+{
+    struct export_session *session = request->session;
+    struct export *export = session->export;
+
+    if (export->reopening) {
+        export_push(&export->waiting, request);
         return;
     }
-    finish(request);
-}
-
-static void start(struct export_request *request)
-{
-    struct export *export = request->session->export;
-
+    if (!export->image || session->lost) { /* it ends, but not within export_submit() */
+        export_wait(request, 0);
+        return;
+    }
+    if (export->crowded.head || !export_keep_begin(request)) {
+        export_keep_crowded(request);
+        return;
+    }
     request->request.done = image_done;
     request->request.owner = request;
-    request->request.snapshot = request->session->snapshot;
+    request->request.snapshot = session->snapshot;
+    export->busy++;
     vdisk_submit(export->image, &request->request);
     reactor_kick(export->lane->reactor, &export->ready);
-}
-
-static void full_over(struct reactor_op *timer)
-{
-    struct export *export = timer->owner;
-    struct export_queue again = export->full;
-    struct export_request *request;
-
-    export->full_armed = false;
-    export->full.head = NULL;
-    while ((request = pop(&again)))
-        start(request);
 }
 
 /* ---- limits ---- */
@@ -193,7 +208,7 @@ static int64_t ask_limits(struct export *export, const struct export_request *re
 static void wait_for_limit(struct export *export, int64_t delay)
 {
     export->limit_timer.done = limit_over;
-    arm(export, &export->limit_timer, &export->limit_armed, delay);
+    export_arm(export, &export->limit_timer, &export->limit_armed, delay);
 }
 
 static void limit_over(struct reactor_op *timer)
@@ -208,7 +223,7 @@ static void limit_over(struct reactor_op *timer)
             wait_for_limit(export, delay);
             return;
         }
-        start(pop(&export->limited));
+        export_start(export_pop(&export->limited));
     }
 }
 
@@ -223,36 +238,45 @@ void export_submit(struct export_session *session, struct export_request *reques
     if (!export->limited.head)
         delay = ask_limits(export, request, false);
     if (!export->limited.head && delay == 0) {
-        start(request);
+        export_start(request);
         return;
     }
     atomic_fetch_add_explicit(&export->stats.throttled, 1, memory_order_relaxed);
-    push(&export->limited, request);
+    export_push(&export->limited, request);
     wait_for_limit(export, delay);
-}
-
-void export_fail_waiting(struct export *export, int result)
-{
-    struct export_request *request;
-
-    while ((request = pop(&export->limited)) || (request = pop(&export->full))) {
-        request->request.result = result;
-        finish(request);
-    }
 }
 
 /* ---- sessions ---- */
 
-struct snapshot_call {
-    const char *name;
-    struct vdisk_snapshot *snapshot;
-};
-
-static int open_snapshot(struct vdisk_image *image, void *arg)
+static void enter(struct export_session *session)
 {
-    struct snapshot_call *call = arg;
+    struct export *export = session->export;
 
-    return vdisk_snapshot_open(image, call->name, &call->snapshot);
+    session->next = export->sessions;
+    export->sessions = session;
+    pthread_mutex_lock(&export->mutex);
+    export->info.sessions++;
+    pthread_mutex_unlock(&export->mutex);
+    atomic_fetch_add_explicit(&export->stats.sessions_total, 1, memory_order_relaxed);
+}
+
+/* In the image: it stays until the session is known, and its snapshot with it. */
+static int enter_with_snapshot(struct vdisk_image *image, void *arg)
+{
+    struct export_session *session = arg;
+    struct vdisk_snapshot_info info;
+    int result = vdisk_snapshot_open(image, session->snapshot_name, &session->snapshot);
+
+    if (result)
+        return result;
+    if (session->export->closing) { /* it went away while we waited */
+        vdisk_snapshot_close(session->snapshot);
+        return VDISK_E_NOT_FOUND;
+    }
+    vdisk_snapshot_get_info(session->snapshot, &info);
+    session->snapshot_size = info.size;
+    enter(session);
+    return 0;
 }
 
 int export_attach(struct export *export, const char *snapshot,
@@ -260,30 +284,25 @@ int export_attach(struct export *export, const char *snapshot,
                   struct export_session **out, struct vdisk_error *error)
 {
     struct export_session *session = calloc(1, sizeof(*session));
-    struct snapshot_call call = {.name = snapshot};
-    int result = session ? 0 : -ENOMEM;
+    char *name = snapshot ? strdup(snapshot) : NULL;
+    int result = session && (name || !snapshot) ? 0 : -ENOMEM;
 
-    if (result == 0 && snapshot)
-        result = export_call(export, open_snapshot, &call, error);
-    if (result == 0 && (export->closing || !export->image))
-        result = VDISK_E_NOT_FOUND; /* it went away while we waited */
+    if (result == 0) {
+        *session = (struct export_session){
+            .export = export, .snapshot_name = name, .events = events, .opaque = opaque};
+        wait_for_image(export);
+        if (snapshot)
+            result = export_call(export, enter_with_snapshot, session, error);
+        else if (export->closing || !export->image)
+            result = VDISK_E_NOT_FOUND;
+        else
+            enter(session);
+    }
     if (result) {
-        vdisk_snapshot_close(call.snapshot);
+        free(name);
         free(session);
         return result;
     }
-    *session = (struct export_session){
-        .export = export,
-        .next = export->sessions,
-        .snapshot = call.snapshot,
-        .events = events,
-        .opaque = opaque,
-    };
-    export->sessions = session;
-    pthread_mutex_lock(&export->mutex);
-    export->info.sessions++;
-    pthread_mutex_unlock(&export->mutex);
-    atomic_fetch_add_explicit(&export->stats.sessions_total, 1, memory_order_relaxed);
     *out = session;
     return 0;
 }
@@ -301,6 +320,7 @@ void export_detach(struct export_session *session)
         place = &(*place)->next;
     *place = session->next;
     vdisk_snapshot_close(session->snapshot);
+    free(session->snapshot_name);
     free(session);
     pthread_mutex_lock(&export->mutex);
     export->info.sessions--;
@@ -316,28 +336,32 @@ struct export *export_session_export(struct export_session *session)
 
 uint64_t export_session_size(const struct export_session *session)
 {
-    struct vdisk_snapshot_info info;
+    const struct export *export = session->export;
 
-    if (!session->snapshot)
-        return vdisk_size(session->export->image);
-    vdisk_snapshot_get_info(session->snapshot, &info);
-    return info.size;
+    if (session->snapshot_name)
+        return session->snapshot_size;
+    return export->image ? vdisk_size(export->image) : export->info.size;
 }
 
 bool export_session_read_only(const struct export_session *session)
 {
-    return session->snapshot || session->export->info.read_only;
+    return session->snapshot_name || session->export->info.read_only;
 }
 
-struct vdisk_snapshot *export_session_snapshot(const struct export_session *session)
+int export_session_snapshot(const struct export_session *session, struct vdisk_snapshot **out)
 {
-    return session->snapshot;
+    if (session->lost)
+        return VDISK_E_NOT_FOUND;
+    *out = session->snapshot;
+    return 0;
 }
 
 /* ---- what others may know ---- */
 
 void export_refresh(struct export *export)
 {
+    if (!export->image) /* it is opened anew, and looked at then */
+        return;
     pthread_mutex_lock(&export->mutex);
     export->info.size = vdisk_size(export->image);
     pthread_mutex_unlock(&export->mutex);

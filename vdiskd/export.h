@@ -6,6 +6,18 @@
  * attached to by clients (sessions), removed by export_remove(), which tells every session to go
  * and closes the image when the last one has. A session's requests pass the limits of its export
  * and its group, are counted, and, when the host's disk is full or fails, end or wait by policy.
+ *
+ * Waiting (EXPORT_WAIT): a request that failed is tried again, each second. Where the failure is
+ * one after which the image takes no more changes (of the journal, a checkpoint, a sync), the image
+ * is closed and opened anew, each second until that works; sessions and their snapshots live on.
+ * Changes that were answered and not flushed yet would be lost by that, so copies of them are kept
+ * (64 MiB at most; then new ones wait for a flush that the export makes) and made again, in their
+ * order, before anything else: a client sees nothing but a wait. Reads that fail wait as well.
+ * What does not go away (a wrong tag, a bad request) is reported always. Removing the export
+ * ends the wait: what waits fails.
+ *
+ * Reporting (EXPORT_REPORT): what failed is reported, and after a failure of the second kind so is
+ * every change, until the export is removed and added; what was flushed is safe.
  */
 #ifndef VDISKD_EXPORT_H
 #define VDISKD_EXPORT_H
@@ -22,7 +34,7 @@ struct exports; /* the table of them, and the threads that serve them */
 /* What becomes of a request when the host's disk is full, or an operation on it fails. */
 enum export_policy {
     EXPORT_REPORT, /* the client gets ENOSPC or EIO */
-    EXPORT_WAIT,   /* it is tried again, each second; for EIO the image is opened anew */
+    EXPORT_WAIT,   /* it is tried again, each second, by a new image if need be */
 };
 
 struct export_options {
@@ -111,8 +123,8 @@ void export_detach(struct export_session *session);
 struct export *export_session_export(struct export_session *session);
 uint64_t export_session_size(const struct export_session *session);
 bool export_session_read_only(const struct export_session *session);
-/* NULL: the live state. Only to be used within export_call(). */
-struct vdisk_snapshot *export_session_snapshot(const struct export_session *session);
+/* NULL: the live state. Only to be used within export_call(). VDISK_E_NOT_FOUND: it is no more. */
+int export_session_snapshot(const struct export_session *session, struct vdisk_snapshot **out);
 
 /* The client's, untouched by it until done(), which runs outside of tasks. It fills in op, fua,
  * offset, length and data of `request`; request.result is the result, a vdisk error code. */
@@ -124,6 +136,8 @@ struct export_request {
     struct export_session *session;
     struct export_request *next;
     int64_t began;
+    struct export_kept *kept;
+    uint64_t mark;
 };
 void export_submit(struct export_session *session, struct export_request *request);
 

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* An export from inside: the table (exports.c), its requests (export.c). */
+/*
+ * An export from inside: the table (exports.c), its requests (export.c), what becomes of them when
+ * the disk is full or fails (export_policy.c), and changes that may have to be made again
+ * (export_keep.c).
+ */
 #ifndef VDISKD_EXPORT_IMPL_H
 #define VDISKD_EXPORT_IMPL_H
 
@@ -21,9 +25,29 @@ struct lane {
     bool started;
 };
 
-/* Requests that wait for a limit or for space, in order. */
+/* Requests that wait, in order. */
 struct export_queue {
     struct export_request *head, **tail;
+};
+
+/* A change that was answered and may not be durable yet. */
+struct export_kept {
+    struct export_kept *next;
+    uint64_t number;
+    enum vdisk_request_op op;
+    uint64_t offset, length;
+    size_t bytes;   /* of memory */
+    uint8_t data[]; /* WRITE */
+};
+
+struct export_keeper {
+    bool on;
+    struct export_kept *head, **tail;
+    size_t bytes;               /* with those of changes under way */
+    uint64_t number;            /* of the last answered change */
+    struct vdisk_request flush; /* makes room */
+    uint64_t flush_mark;
+    bool flushing;
 };
 
 struct export
@@ -42,10 +66,17 @@ struct export
     struct export_session *sessions;
     struct task *remover; /* waits for the last session to go */
     bool closing;         /* no new sessions */
-    struct export_queue limited, full;
-    struct reactor_op limit_timer, full_timer;
-    bool limit_armed, full_armed;
+    /* For a limit; for the next try; for room among what is kept. */
+    struct export_queue limited, waiting, crowded;
+    struct reactor_op limit_timer, retry_timer;
+    bool limit_armed, retry_armed;
     enum export_policy when_full, when_failing;
+    struct export_keeper keeper;
+    unsigned busy;                   /* requests and calls in the image */
+    bool reopening;                  /* there may be no image; everything waits */
+    struct task *reopener;           /* waits for what is in the image */
+    struct vdisk_unlocked *unlocked; /* to open it anew */
+    size_t cache_bytes;
     struct limit_group *limits, *group;
     struct stats stats;
 
@@ -56,16 +87,62 @@ struct export
 struct export_session {
     struct export *export;
     struct export_session *next;
+    /* Of a snapshot; `snapshot` is NULL while the image is opened anew, and for good once it is
+     * not to be found any more. */
+    char *snapshot_name;
     struct vdisk_snapshot *snapshot;
+    uint64_t snapshot_size;
+    bool lost;
     const struct export_session_events *events;
     void *opaque;
 };
 
+/* ---- exports.c: on the lane ---- */
+
+int export_open_image(struct export *export, struct vdisk_image **out, struct vdisk_error *error);
+
+/* ---- export.c ---- */
+
 /* Hook: runs the image. */
 void export_pump(struct reactor_hook *hook);
-/* Ends every request that waits. By the lane's thread. */
-void export_fail_waiting(struct export *export, int result);
+void export_push(struct export_queue *queue, struct export_request *request);
+struct export_request *export_pop(struct export_queue *queue);
+/* Does nothing when it is armed. */
+void export_arm(struct export *export, struct reactor_op *timer, bool *armed, int64_t delay);
+/* Hands the request to the image, or lets it wait for that. */
+void export_start(struct export_request *request);
+/* The request has its result. */
+void export_finish(struct export_request *request);
+/* A request or call has left the image. */
+void export_left(struct export *export);
 /* Copies the image's size into info. */
 void export_refresh(struct export *export);
+
+/* ---- export_policy.c ---- */
+
+/* The image has ended it: finishes it, or lets it wait by policy. */
+void export_over(struct export_request *request);
+/* Lets it wait for the next try. */
+void export_wait(struct export_request *request, int64_t delay);
+/* Starts everything that waits for a try. */
+void export_restart(struct export *export);
+/* Ends every request that waits. By the lane's thread. */
+void export_fail_waiting(struct export *export, int result);
+
+/* ---- export_keep.c ---- */
+
+/* Before the image gets the request. False: there is no room for it, or no memory. */
+bool export_keep_begin(struct export_request *request);
+/* When it has its result from the image. */
+void export_keep_end(struct export_request *request);
+/* Lets a request wait for room. */
+void export_keep_crowded(struct export_request *request);
+/* After something has left the image: sees to it that requests that wait for room get it. */
+void export_keep_make_room(struct export *export);
+/* The drive was made smaller: what lay beyond its end is not to come back. */
+void export_keep_cut(struct export *export, uint64_t size);
+/* Makes every kept change again; waits on the spot. */
+int export_keep_replay(struct export *export, struct vdisk_image *image);
+void export_keep_clear(struct export *export);
 
 #endif

@@ -242,6 +242,7 @@ struct export *export_get(struct exports *exports, const char *name)
 static void free_export(struct export *export)
 {
     limit_group_free(export->limits);
+    vdisk_unlocked_free(export->unlocked);
     pthread_mutex_destroy(&export->mutex);
     free(export);
 }
@@ -283,6 +284,23 @@ static int open_file(const struct vdisk_opener *opener, const char *path, int fl
     return ring_io_open(export->lane->reactor, &export->ready, path, flags, io, error);
 }
 
+/* Whether changes are kept, and the image can be opened anew. */
+static int keep(struct export *export, const struct export_options *options)
+{
+    if (options->when_full != EXPORT_WAIT && options->when_failing != EXPORT_WAIT)
+        return 0;
+    export->keeper.on = !options->read_only;
+    export->unlocked = vdisk_unlocked_copy(options->unlocked);
+    return export->unlocked ? 0 : -ENOMEM;
+}
+
+static size_t cache_share(const struct exports *exports)
+{
+    size_t share = exports->cache_bytes / CACHE_SHARES;
+
+    return share < CACHE_MIN_BYTES ? CACHE_MIN_BYTES : share;
+}
+
 static struct export *new_export(struct exports *exports, const struct export_options *options)
 {
     struct export *export = calloc(1, sizeof(*export));
@@ -302,7 +320,8 @@ static struct export *new_export(struct exports *exports, const struct export_op
     (void)snprintf(export->info.name, sizeof(export->info.name), "%s", options->name);
     (void)snprintf(export->info.path, sizeof(export->info.path), "%s", options->path);
     export->info.read_only = options->read_only;
-    if (!export->limits || (options->group && !export->group)) {
+    export->cache_bytes = options->cache_bytes ? options->cache_bytes : cache_share(exports);
+    if (!export->limits || (options->group && !export->group) || keep(export, options)) {
         free_export(export);
         return NULL;
     }
@@ -344,34 +363,46 @@ static void leave(struct export *export)
     export_put(export);
 }
 
-/* On the lane. */
-static int open_image(struct export *export, const struct export_options *options,
-                      struct vdisk_error *error)
+static int open_image(struct export *export, const struct vdisk_unlocked *unlocked,
+                      struct vdisk_image **out, struct vdisk_error *error)
 {
-    size_t share = export->exports->cache_bytes / CACHE_SHARES;
-    const struct vdisk_open_options open_options = {
-        .struct_bytes = sizeof(open_options),
-        .read_only = options->read_only,
-        .unlocked = options->unlocked,
+    const struct vdisk_open_options options = {
+        .struct_bytes = sizeof(options),
+        .read_only = export->info.read_only,
+        .unlocked = unlocked,
         .opener = &export->opener,
-        .cache_bytes = options->cache_bytes      ? options->cache_bytes
-                       : share < CACHE_MIN_BYTES ? CACHE_MIN_BYTES
-                                                 : share,
+        .cache_bytes = export->cache_bytes,
         .workers = export->lane->workers,
     };
-    struct vdisk_image *image;
     struct vdisk_info info;
-    int result = vdisk_open(options->path, &open_options, NULL, &image, error);
+    int result = vdisk_open(export->info.path, &options, NULL, out, error);
 
     if (result)
         return result;
-    vdisk_get_info(image, &info);
+    vdisk_get_info(*out, &info);
     pthread_mutex_lock(&export->mutex);
     memcpy(export->info.image_id, info.image_id, sizeof(info.image_id));
     export->info.size = info.size;
     export->info.cluster_bytes = info.cluster_bytes;
     export->info.has_base = info.has_base;
     pthread_mutex_unlock(&export->mutex);
+    return 0;
+}
+
+int export_open_image(struct export *export, struct vdisk_image **out, struct vdisk_error *error)
+{
+    return open_image(export, export->unlocked, out, error);
+}
+
+/* On the lane. */
+static int open_first(struct export *export, const struct vdisk_unlocked *unlocked,
+                      struct vdisk_error *error)
+{
+    struct vdisk_image *image;
+    int result = open_image(export, unlocked, &image, error);
+
+    if (result)
+        return result;
     export->image = image;
     export->next_owned = export->lane->owned;
     export->lane->owned = export;
@@ -393,7 +424,7 @@ int export_add(struct exports *exports, const struct export_options *options,
         return fail(error, result, "there is an export of that name");
     }
     task_move(export->lane->reactor);
-    result = open_image(export, options, error);
+    result = open_first(export, options->unlocked, error);
     if (result)
         reactor_unkick(export->lane->reactor, &export->ready);
     task_move(here);
@@ -420,8 +451,11 @@ static int close_image(struct export *export, struct vdisk_error *error)
 {
     struct export **place = &export->lane->owned;
     struct vdisk_image *image;
+    int result;
 
     export->closing = true;
+    while (export->reopening)
+        task_park(&export->remover);
     export_fail_waiting(export, -ESHUTDOWN);
     for (struct export_session *session = export->sessions, *next; session; session = next) {
         next = session->next;
@@ -437,7 +471,10 @@ static int close_image(struct export *export, struct vdisk_error *error)
     *place = export->next_owned;
     image = export->image;
     export->image = NULL;
-    return vdisk_close(image, error);
+    result = image ? vdisk_close(image, error)
+                   : fail(error, VDISK_E_FAILED, "the image failed and could not be opened again");
+    export_keep_clear(export);
+    return result;
 }
 
 int export_remove(struct exports *exports, const char *name, struct vdisk_error *error)
@@ -459,11 +496,11 @@ int export_remove(struct exports *exports, const char *name, struct vdisk_error 
     }
     task_move(export->lane->reactor);
     result = close_image(export, error);
-    while (export->limit_armed || export->full_armed) {
+    while (export->limit_armed || export->retry_armed) {
         if (export->limit_armed)
             reactor_cancel(export->lane->reactor, &export->limit_timer);
-        if (export->full_armed)
-            reactor_cancel(export->lane->reactor, &export->full_timer);
+        if (export->retry_armed)
+            reactor_cancel(export->lane->reactor, &export->retry_timer);
         task_pause();
     }
     reactor_unkick(export->lane->reactor, &export->ready);

@@ -45,6 +45,7 @@ static uint64_t sessions_of(const struct metrics_source *source)
     }
 VALUE(throttled)
 VALUE(waiting_for_space)
+VALUE(reopened)
 VALUE(integrity_errors)
 VALUE(in_flight)
 VALUE(checkpoints)
@@ -58,6 +59,8 @@ static const struct family families[] = {
     {"vdisk_export_throttled_total", "counter", "Requests that waited for a limit.", throttled_of},
     {"vdisk_export_waiting_for_space_total", "counter", "Times that a full disk was waited for.",
      waiting_for_space_of},
+    {"vdisk_export_reopened_total", "counter", "Times that the image was opened anew.",
+     reopened_of},
     {"vdisk_export_integrity_errors_total", "counter",
      "Requests that failed because data was not authentic.", integrity_errors_of},
     {"vdisk_export_checkpoints_total", "counter", "Checkpoints made.", checkpoints_of},

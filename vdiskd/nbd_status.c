@@ -46,9 +46,12 @@ static int look_at_map(struct vdisk_image *image, void *arg)
 {
     struct answer *answer = arg;
     struct nbd_op *op = answer->op;
+    struct vdisk_snapshot *snapshot;
+    int result = export_session_snapshot(op->conn->session, &snapshot);
 
-    return vdisk_map(image, export_session_snapshot(op->conn->session), op->header.offset,
-                     op->header.length, true, each_extent, answer);
+    return result ? result
+                  : vdisk_map(image, snapshot, op->header.offset, op->header.length, true,
+                              each_extent, answer);
 }
 
 /* Into the operation's buffer. */

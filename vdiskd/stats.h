@@ -30,6 +30,7 @@ struct stats {
     struct stats_counter op[STATS_OPS];
     atomic_uint_fast64_t throttled;         /* requests that had to wait for a limit */
     atomic_uint_fast64_t waiting_for_space; /* times that requests waited for a full disk */
+    atomic_uint_fast64_t reopened;          /* times that the image was, after a failure */
     atomic_uint_fast64_t integrity_errors;  /* results VDISK_E_NOT_AUTHENTIC, _MALFORMED */
     atomic_uint_fast64_t in_flight;
     atomic_uint_fast64_t checkpoints, sessions_total;

@@ -145,6 +145,8 @@ struct vdisk_open_options {
  */
 int vdisk_unlock(const char *path, const struct vdisk_key *key, struct vdisk_unlocked **out,
                  struct vdisk_error *error);
+/* Another one, for who must open the image anew later. NULL without memory. */
+struct vdisk_unlocked *vdisk_unlocked_copy(const struct vdisk_unlocked *unlocked);
 /* Wipes it. NULL is allowed. */
 void vdisk_unlocked_free(struct vdisk_unlocked *unlocked);
 
@@ -186,6 +188,9 @@ struct vdisk_info {
 
 void vdisk_get_info(struct vdisk_image *image, struct vdisk_info *info);
 uint64_t vdisk_size(const struct vdisk_image *image);
+/* 0, or the error for which nothing can be changed or flushed any more until the image is opened
+ * again (VDISK_E_FAILED is what requests then get). */
+int vdisk_failed(const struct vdisk_image *image);
 /* The sentence of the last function or request that failed on this image. */
 const struct vdisk_error *vdisk_last_error(const struct vdisk_image *image);
 
