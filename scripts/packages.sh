@@ -18,9 +18,9 @@ DEMO_PACKAGES=(
 # On top of these, for `make check`.
 TEST_PACKAGES=(
     libcmocka-dev
-    e2fsprogs
+    e2fsprogs openssl
     python3 python3-libnbd
-    qemu-utils
+    fio libnbd-bin qemu-utils
     valgrind
 )
 

@@ -28,8 +28,13 @@ int daemon_add_export(struct daemon *daemon, const struct settings_export *expor
         .group = export->group,
         .unlocked = unlocked,
     };
+    int rc = export_add(daemon->exports, &options, error);
 
-    return export_add(daemon->exports, &options, error);
+    for (unsigned tries = 1; rc == VDISK_E_IN_USE && tries < LISTEN_TRIES; tries++) {
+        task_sleep(LISTEN_TRY_AGAIN_MSEC * INT64_C(1000000));
+        rc = export_add(daemon->exports, &options, error);
+    }
+    return rc;
 }
 
 void daemon_set_groups(struct daemon *daemon, const struct settings *settings)

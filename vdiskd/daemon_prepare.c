@@ -11,6 +11,7 @@
 #include "report.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,6 +98,10 @@ static int bind_control(struct daemon *daemon, const char *path)
     struct vdisk_error error;
     int fd = control_listen(path, &error);
 
+    for (unsigned tries = 1; fd == VDISK_E_IN_USE && tries < LISTEN_TRIES; tries++) {
+        (void)poll(NULL, 0, LISTEN_TRY_AGAIN_MSEC);
+        fd = control_listen(path, &error);
+    }
     if (fd < 0)
         return report(path, fd, &error);
     socket->fd = fd;

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -105,7 +106,8 @@ static int open_tcp(const char *address, bool only_local, struct listen_socket *
     return result ? result : (int)count;
 }
 
-int listen_open(const char *address, bool only_local, struct listen_socket *sockets, unsigned room)
+static int open_once(const char *address, bool only_local, struct listen_socket *sockets,
+                     unsigned room)
 {
     if (room == 0)
         return -E2BIG;
@@ -125,6 +127,17 @@ int listen_open(const char *address, bool only_local, struct listen_socket *sock
         return 1;
     }
     return -EINVAL;
+}
+
+int listen_open(const char *address, bool only_local, struct listen_socket *sockets, unsigned room)
+{
+    int result = open_once(address, only_local, sockets, room);
+
+    for (unsigned tries = 1; result == -EADDRINUSE && tries < LISTEN_TRIES; tries++) {
+        (void)poll(NULL, 0, LISTEN_TRY_AGAIN_MSEC);
+        result = open_once(address, only_local, sockets, room);
+    }
+    return result;
 }
 
 void listen_close(struct listen_socket *socket)

@@ -20,6 +20,14 @@ struct listen_socket {
  * reached from another host is refused: -EPERM.
  */
 int listen_open(const char *address, bool only_local, struct listen_socket *sockets, unsigned room);
+
+/*
+ * What a killed process had in its io_uring, sockets and locked files, the kernel gives back only
+ * some time after the process is gone; whoever starts in its place finds them in use. So all that
+ * may be in use is tried up to LISTEN_TRIES times, so far apart (listen_open() does that itself).
+ */
+#define LISTEN_TRIES          150u
+#define LISTEN_TRY_AGAIN_MSEC 20
 /* Also removes the socket's file. */
 void listen_close(struct listen_socket *socket);
 
