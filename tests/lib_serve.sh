@@ -6,11 +6,11 @@
 SERVE_OPTIONS=()
 
 up() { # COMMAND...: starts a server ($server) and waits until it says that it is ready
-    local try
+    local _
     : >.server
     "$@" "${SERVE_OPTIONS[@]}" >.server 2>&1 </dev/null &
     server=$!
-    for try in {1..600}; do
+    for _ in {1..600}; do
         grep -q 'event=ready' .server && return 0
         kill -0 "$server" 2>/dev/null || break
         sleep 0.05

@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # vdisk serve: one image, in the foreground, to clients that others wrote.
 # shellcheck source-path=SCRIPTDIR source=lib.sh
