@@ -20,7 +20,7 @@ TEST_PACKAGES=(
     libcmocka-dev
     e2fsprogs openssl
     python3 python3-libnbd
-    fio libnbd-bin qemu-utils
+    fio libnbd-bin qemu-utils qemu-system-x86 curl
     valgrind
 )
 

@@ -95,6 +95,14 @@ static void test_requests_are_read_into_bounds(void **state)
     assert_int_equal(request.limits.kind[LIMIT_READ_OPS].burst, 7);
     assert_true(request.limits.kind[LIMIT_WRITE_BYTES].rate == INT64_MAX);
     assert_int_equal(request.limits.kind[LIMIT_WRITE_OPS].rate, 0);
+    assert_int_equal(
+        parse("{\"command\":\"export-add\",\"export\":\"a\",\"image\":\"/a.vdk\",\"key_file\":"
+              "\"/k\",\"key_kind\":\"key-file\",\"vhost_user\":\"/run/a\","
+              "\"vhost_snapshot\":\"monday\"}",
+              &request),
+        0);
+    assert_string_equal(request.vhost_user, "/run/a");
+    assert_string_equal(request.vhost_snapshot, "monday");
     assert_int_equal(parse("{\"command\":\"resize\",\"export\":\"\",\"size\":4096}", &request), 0);
     assert_int_equal(request.size, 4096);
 }
@@ -113,6 +121,10 @@ static void test_requests_that_make_no_sense_are_refused(void **state)
         "{\"command\":null}",
         "{\"command\":\"export-remove\",\"export\":null}",
         "{\"command\":\"format\"}",
+        "{\"command\":\"export-add\",\"export\":\"a\",\"image\":\"/a\",\"key_file\":\"/k\","
+        "\"key_kind\":\"key-file\",\"vhost_user\":\"run/a\"}",
+        "{\"command\":\"export-add\",\"export\":\"a\",\"image\":\"/a\",\"key_file\":\"/k\","
+        "\"key_kind\":\"key-file\",\"vhost_snapshot\":\"monday\"}",
         "{\"command\":\"shutdown\",\"command\":\"shutdown\"}",
         "{\"command\":\"shutdown\"} x",
         "{\"command\":\"shutdown\",\"export\":\"a\"}",

@@ -24,7 +24,7 @@
 #define REPLY_MAX      (64u << 20)
 
 struct ctl {
-    const char *socket, *key_file, *passphrase_file, *identity, *group;
+    const char *socket, *key_file, *passphrase_file, *identity, *group, *vhost_user;
     struct option_size read_ops, write_ops, read_bytes, write_bytes;
     bool read_only, shrink, snapshots, as_json, quiet;
 };
@@ -45,6 +45,24 @@ static void set_limit(json_t *limits, const char *name, const struct option_size
 {
     if (rate->given)
         json_object_set_new(limits, name, json_pack("{s:I}", "rate", (json_int_t)rate->value));
+}
+
+/* As the daemon must know it: from its root. A usage error or -1. */
+static int set_socket(json_t *root, const char *path)
+{
+    char *folder, *whole = NULL;
+
+    if (!path)
+        return OPTIONS_GO_ON;
+    folder = path[0] == '/' ? strdup("") : getcwd(NULL, 0);
+    if (!folder || asprintf(&whole, "%s%s%s", folder, folder[0] ? "/" : "", path) < 0) {
+        free(folder);
+        return report(path, -ENOMEM, NULL);
+    }
+    set_text(root, "vhost_user", whole);
+    free(whole);
+    free(folder);
+    return OPTIONS_GO_ON;
 }
 
 /* The word after the export: what it stands for depends on the command. A usage error or -1. */
@@ -103,6 +121,8 @@ static int build(const struct ctl *ctl, char **operands, int count, json_t *root
         set_text(root, "export", operands[1]);
     if (count > 2)
         status = set_argument(root, operands[0], operands[2]);
+    if (status == OPTIONS_GO_ON)
+        status = set_socket(root, ctl->vhost_user);
     set_text(root, "group", ctl->group);
     set_flag(root, "read_only", ctl->read_only);
     set_flag(root, "shrink", ctl->shrink);
@@ -252,6 +272,8 @@ int cmd_ctl(int argc, char **argv)
         {"read-only", OPTION_FLAG, &ctl.read_only, NULL, "export-add: nobody may write"},
         {"snapshots", OPTION_FLAG, &ctl.snapshots, NULL, "export-add: also NAME@SNAPSHOT"},
         {"group", OPTION_TEXT, &ctl.group, "NAME", "export-add: shares that group's limits"},
+        {"vhost-user", OPTION_TEXT, &ctl.vhost_user, "SOCKET",
+         "export-add: also to a virtual machine"},
         {"shrink", OPTION_FLAG, &ctl.shrink, NULL, "resize: what lies beyond may be lost"},
         {"read-ops", OPTION_NUMBER, &ctl.read_ops, "N", "limits: operations a second"},
         {"write-ops", OPTION_NUMBER, &ctl.write_ops, "N", "likewise"},

@@ -129,18 +129,22 @@ static void add_export(struct words *words, const struct serve *serve, const str
                        enum vdisk_key_kind kind, int fd)
 {
     bool read_only = serve->read_only || spec->snapshot[0];
-    char *image = quoted(spec->path), *socket = quoted(serve->vhost_user ? serve->vhost_user : "");
+    char *image = quoted(spec->path), *snapshot = quoted(spec->snapshot);
+    char *socket = quoted(serve->vhost_user ? serve->vhost_user : "");
 
     add(words, "--export");
-    if (image && socket)
-        add(words, "=%s,key-fd=%d,key-kind=%s,snapshots%s%s%s%s%s", image, fd, kind_word(kind),
+    if (image && socket && snapshot)
+        add(words, "=%s,key-fd=%d,key-kind=%s,snapshots%s%s%s%s%s%s%s", image, fd, kind_word(kind),
             read_only ? ",read-only" : "", serve->vhost_user ? ",vhost-user=" : "", socket,
-            serve->limits ? "," : "", serve->limits ? serve->limits : "");
+            serve->vhost_user && snapshot[0] ? ",vhost-snapshot=" : "",
+            serve->vhost_user ? snapshot : "", serve->limits ? "," : "",
+            serve->limits ? serve->limits : "");
     else
         words->failed = true;
     if (spec->snapshot[0])
         add(words, "--default-export=@%s", spec->snapshot);
     free(image);
+    free(snapshot);
     free(socket);
 }
 
@@ -169,7 +173,7 @@ static int become(char **words)
     char *slash = length > 0 ? memrchr(path, '/', (size_t)length) : NULL;
 
     if (slash) {
-        strcpy(slash + 1, PROGRAM);
+        memcpy(slash + 1, PROGRAM, sizeof(PROGRAM));
         execv(path, words);
     }
     execvp(PROGRAM, words);

@@ -106,6 +106,15 @@ int confine_privileges(struct vdisk_error *error)
     return 0;
 }
 
+static uint64_t rights_at(const struct confine_path *path)
+{
+    if (path->only_remove)
+        return LANDLOCK_ACCESS_FS_REMOVE_FILE;
+    if (path->only_socket)
+        return LANDLOCK_ACCESS_FS_REMOVE_FILE | LANDLOCK_ACCESS_FS_MAKE_SOCK;
+    return READ_RIGHTS | (path->may_write ? WRITE_RIGHTS : 0);
+}
+
 /* What this version of Landlock can forbid. */
 static uint64_t rights_of(long version)
 {
@@ -124,8 +133,7 @@ static int allow_path(int rules, uint64_t handled, const struct confine_path *pa
                       struct vdisk_error *error)
 {
     struct landlock_path_beneath_attr beneath = {
-        .allowed_access = path->only_remove ? LANDLOCK_ACCESS_FS_REMOVE_FILE
-                                            : READ_RIGHTS | (path->may_write ? WRITE_RIGHTS : 0),
+        .allowed_access = rights_at(path),
         .parent_fd = open(path->path, O_PATH | O_CLOEXEC),
     };
     struct stat status;

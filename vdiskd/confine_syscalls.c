@@ -66,6 +66,7 @@ static const char *const allowed[] = {
     "unlinkat",
     "mkdir",
     "mkdirat",
+    "chmod",
     "fchmod",
     "fchmodat",
     "umask",

@@ -24,6 +24,7 @@
 struct audit;
 struct exports;
 struct reactor;
+struct vhost_exports;
 
 /* ---- who may do what (control_access.c) ---- */
 
@@ -71,6 +72,7 @@ enum control_field {
     CONTROL_SLOT = 1 << 9,
     CONTROL_SNAPSHOTS = 1 << 10,
     CONTROL_WAIT = 1 << 11,
+    CONTROL_VHOST = 1 << 12,
 };
 
 enum control_verb {
@@ -112,6 +114,8 @@ struct control_request {
     enum vdisk_key_kind key_kind;
     uint64_t size;
     unsigned slot;
+    char vhost_user[108]; /* the path of a socket */
+    char vhost_snapshot[VDISK_NAME_MAX + 1];
     bool shrink, read_only, snapshots, wait_when_full, wait_when_failing;
     struct limit_settings limits;
 };
@@ -128,7 +132,8 @@ const char *control_code(int code);
 struct control_options {
     struct reactor *reactor; /* serves the socket */
     struct exports *exports;
-    struct audit *audit; /* may be NULL */
+    struct vhost_exports *vhost; /* of the same thread; NULL: not supported */
+    struct audit *audit;         /* may be NULL */
     struct control_peers peers;
     /* Called by a task. NULL: not supported. */
     int (*reload)(void *opaque, struct vdisk_error *error);

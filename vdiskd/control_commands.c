@@ -11,6 +11,7 @@
 #include "key.h"
 #include "limit_json.h"
 #include "report.h"
+#include "vhost_exports.h"
 
 #include <errno.h>
 
@@ -166,17 +167,40 @@ static json_t *stats_json(const struct stats *stats)
     return root;
 }
 
+struct listing {
+    const struct control_options *options;
+    json_t *array;
+};
+
 static bool add_export(void *opaque, struct export *export)
 {
+    struct listing *listing = opaque;
+    const struct vhost_exports *vhost = listing->options->vhost;
     struct export_info info;
 
     export_get_info(export, &info);
-    json_array_append_new(
-        opaque, json_pack("{s:s, s:s, s:I, s:I, s:b, s:b, s:i}", "name", info.name, "image",
-                          info.path, "size_bytes", (json_int_t)info.size, "cluster_bytes",
-                          (json_int_t)info.cluster_bytes, "read_only", info.read_only, "has_base",
-                          info.has_base, "sessions", (int)info.sessions));
+    const char *socket = vhost ? vhost_exports_address(vhost, info.name) : NULL;
+    json_t *object = json_pack("{s:s, s:s, s:I, s:I, s:b, s:b, s:i}", "name", info.name, "image",
+                               info.path, "size_bytes", (json_int_t)info.size, "cluster_bytes",
+                               (json_int_t)info.cluster_bytes, "read_only", info.read_only,
+                               "has_base", info.has_base, "sessions", (int)info.sessions);
+    if (socket)
+        json_object_set_new(object, "vhost_user", json_string(socket));
+    json_array_append_new(listing->array, object);
     return true;
+}
+
+static int add_with_socket(const struct control_options *options,
+                           const struct control_request *request,
+                           const struct export_options *export, struct vdisk_error *error)
+{
+    struct listen_socket socket = {.fd = -1};
+    const char *snapshot = request->vhost_snapshot[0] ? request->vhost_snapshot : NULL;
+    int rc = 0;
+
+    if (request->vhost_user[0])
+        rc = vhost_exports_make(request->vhost_user, &socket, error);
+    return rc ? rc : vhost_exports_open(options->vhost, export, snapshot, &socket, error);
 }
 
 static int add_new_export(const struct control_options *options,
@@ -197,10 +221,19 @@ static int add_new_export(const struct control_options *options,
     int rc = key_take(&work, request, key_fd, request->image, error);
 
     export.unlocked = work.unlocked;
-    if (rc == 0)
+    if (rc == 0 && options->vhost)
+        rc = add_with_socket(options, request, &export, error);
+    else if (rc == 0)
         rc = export_add(options->exports, &export, error);
     key_work_end(&work);
     return rc;
+}
+
+static int remove_export(const struct control_options *options, const char *name,
+                         struct vdisk_error *error)
+{
+    return options->vhost ? vhost_exports_close(options->vhost, name, error)
+                          : export_remove(options->exports, name, error);
 }
 
 /* What concerns one export that is there. */
@@ -253,12 +286,13 @@ int control_run(const struct control_options *options, const struct control_requ
     switch (request->command->verb) {
     case CONTROL_EXPORT_LIST:
         *result = json_array();
-        export_each(options->exports, add_export, *result);
+        export_each(options->exports, add_export,
+                    &(struct listing){.options = options, .array = *result});
         return 0;
     case CONTROL_EXPORT_ADD:
         return add_new_export(options, request, key_fd, error);
     case CONTROL_EXPORT_REMOVE:
-        return export_remove(options->exports, request->export, error);
+        return remove_export(options, request->export, error);
     case CONTROL_RELOAD:
         if (!options->reload)
             return error_set(error, -EOPNOTSUPP, "there is no configuration file");

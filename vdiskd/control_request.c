@@ -16,7 +16,8 @@
 #define DEPTH_MAX 4u
 
 #define ADD_FIELDS                                                                                 \
-    (CONTROL_READ_ONLY | CONTROL_GROUP | CONTROL_LIMITS | CONTROL_SNAPSHOTS | CONTROL_WAIT)
+    (CONTROL_READ_ONLY | CONTROL_GROUP | CONTROL_LIMITS | CONTROL_SNAPSHOTS | CONTROL_WAIT |       \
+     CONTROL_VHOST)
 
 static const struct control_command commands[] = {
     {"export-list", CONTROL_EXPORT_LIST, CONTROL_VIEWER, 0, 0},
@@ -175,6 +176,12 @@ static int take_field(struct control_request *request, const char *name, json_t 
     FIELD("snapshots", CONTROL_SNAPSHOTS, take_bool(value, &request->snapshots));
     FIELD("wait_when_full", CONTROL_WAIT, take_bool(value, &request->wait_when_full));
     FIELD("wait_when_failing", CONTROL_WAIT, take_bool(value, &request->wait_when_failing));
+    FIELD("vhost_user", CONTROL_VHOST,
+          take_text(value, request->vhost_user, sizeof(request->vhost_user)) &&
+              request->vhost_user[0] == '/');
+    FIELD("vhost_snapshot", CONTROL_VHOST,
+          take_text(value, request->vhost_snapshot, sizeof(request->vhost_snapshot)) &&
+              request->vhost_snapshot[0]);
     FIELD("limits", CONTROL_LIMITS, limit_from_json(value, &request->limits));
     taken = take_number(value, VDISK_KEYSLOTS - 1, &slot);
     request->slot = (unsigned)slot;
@@ -205,6 +212,8 @@ static int take_fields(json_t *root, struct control_request *request, struct vdi
         return error_set(error, -EINVAL, "%s needs more fields than were given", command->name);
     if ((request->fields & CONTROL_KEY) && request->key_kind == 0)
         return error_set(error, -EINVAL, "%s needs `key_kind`", command->name);
+    if ((request->fields & CONTROL_VHOST) && !request->vhost_user[0])
+        return error_set(error, -EINVAL, "`vhost_snapshot` goes with `vhost_user`");
     return 0;
 }
 

@@ -80,7 +80,10 @@ static int add_exports(struct daemon *daemon)
     for (unsigned i = 0; i < settings->export_count && !daemon->is_ending; i++) {
         const struct settings_export *export = &settings->exports[i];
         struct vdisk_error error = {.code = 0};
-        int rc = daemon_add_export(daemon, export, daemon->unlocked[i], &error);
+        struct listen_socket socket = daemon->vhost_sockets[i];
+
+        daemon->vhost_sockets[i].fd = -1;
+        int rc = daemon_add_export(daemon, export, daemon->unlocked[i], &socket, &error);
 
         if (rc == -EACCES)
             return report_text(export->image, rc,
@@ -168,7 +171,9 @@ int daemon_run(struct daemon *daemon)
 
     if (rc)
         return report(NULL, rc, &error);
-    rc = task_spawn(exports_main(daemon->exports), live, daemon);
+    rc = vhost_exports_new(daemon->exports, daemon_vhost_event, daemon, &daemon->vhost);
+    if (rc == 0)
+        rc = task_spawn(exports_main(daemon->exports), live, daemon);
     if (rc)
         return report(NULL, rc, NULL);
     reactor_run(exports_main(daemon->exports));
@@ -185,7 +190,13 @@ static void close_socket(struct listen_socket *socket)
 
 void daemon_free(struct daemon *daemon)
 {
+    vhost_exports_free(daemon->vhost);
     exports_free(daemon->exports);
+    for (unsigned i = 0; daemon->vhost_sockets && i < daemon->settings->export_count; i++) {
+        if (daemon->vhost_sockets[i].fd >= 0)
+            close_socket(&daemon->vhost_sockets[i]);
+    }
+    free(daemon->vhost_sockets);
     for (unsigned i = 0; i < daemon->local.count; i++)
         close_socket(&daemon->local.socket[i]);
     for (unsigned i = 0; i < daemon->network.count; i++)

@@ -18,6 +18,7 @@
 #include "listen.h"
 #include "nbd_server.h"
 #include "settings.h"
+#include "vhost_exports.h"
 
 #include <signal.h>
 
@@ -32,7 +33,8 @@ struct daemon_sockets {
 struct daemon {
     const struct settings_start *start;
     struct settings *settings;
-    struct vdisk_unlocked **unlocked; /* of settings->exports */
+    struct vdisk_unlocked **unlocked;    /* of settings->exports */
+    struct listen_socket *vhost_sockets; /* likewise, until they are served */
     struct control_peers peers;
     struct audit *audit;
     /* Of clients on this host, and, with TLS if there are keys for it, of any. */
@@ -41,6 +43,7 @@ struct daemon {
     int signal_fd;
 
     struct exports *exports;
+    struct vhost_exports *vhost;
     struct nbd_server *local_server, *network_server;
     struct control *control;
     struct metrics *metrics;
@@ -60,15 +63,20 @@ void daemon_free(struct daemon *daemon);
 
 /* ---- by the first task (daemon_serve.c) ---- */
 
-/* Starts all servers, after the exports. An exit status, having reported. */
+/* Starts all servers but those of vhost-user, which come with their exports. An exit status, having
+ * reported. */
 int daemon_start_servers(struct daemon *daemon);
 void daemon_stop_servers(struct daemon *daemon);
+/* What a front end of vhost-user does, for log and audit. From any thread. */
+void daemon_vhost_event(void *opaque, const struct vhost_event *event);
 
 /* ---- exports of the settings (daemon_exports.c), by a task ---- */
 
-/* Adds it, with what its key has opened. An error has the image's name as its subject. */
+/* Adds it, with what its key has opened, and the socket of its virtual machine (fd -1: none), which
+ * it takes over. An error has the image's name as its subject. */
 int daemon_add_export(struct daemon *daemon, const struct settings_export *export,
-                      const struct vdisk_unlocked *unlocked, struct vdisk_error *error);
+                      const struct vdisk_unlocked *unlocked, const struct listen_socket *socket,
+                      struct vdisk_error *error);
 /* Sets the limits of every group that is named. */
 void daemon_set_groups(struct daemon *daemon, const struct settings *settings);
 /* Reads the configuration file again: exports that are new, gone or changed; limits. The first

@@ -15,7 +15,8 @@
 #include <string.h>
 
 int daemon_add_export(struct daemon *daemon, const struct settings_export *export,
-                      const struct vdisk_unlocked *unlocked, struct vdisk_error *error)
+                      const struct vdisk_unlocked *unlocked, const struct listen_socket *socket,
+                      struct vdisk_error *error)
 {
     const struct export_options options = {
         .name = export->name,
@@ -28,13 +29,8 @@ int daemon_add_export(struct daemon *daemon, const struct settings_export *expor
         .group = export->group,
         .unlocked = unlocked,
     };
-    int rc = export_add(daemon->exports, &options, error);
 
-    for (unsigned tries = 1; rc == VDISK_E_IN_USE && tries < LISTEN_TRIES; tries++) {
-        task_sleep(LISTEN_TRY_AGAIN_MSEC * INT64_C(1000000));
-        rc = export_add(daemon->exports, &options, error);
-    }
-    return rc;
+    return vhost_exports_open(daemon->vhost, &options, export->vhost_snapshot, socket, error);
 }
 
 void daemon_set_groups(struct daemon *daemon, const struct settings *settings)
@@ -74,7 +70,7 @@ void daemon_remove_exports(struct daemon *daemon)
         export_each(daemon->exports, take_first, &search);
         if (!search.is_found)
             return;
-        int rc = export_remove(daemon->exports, search.name, &error);
+        int rc = vhost_exports_close(daemon->vhost, search.name, &error);
         if (rc == 0)
             continue;
         log_event(LOG_ERROR, "export-close", "export", search.name, "error",
@@ -124,16 +120,30 @@ static void note_error(struct vdisk_error *first, const struct settings_export *
         error_set(first, rc, "export `%s`: %s", export->name, text);
 }
 
+/* What came by a descriptor came once. */
+static int check_again(const struct settings_export *export, struct vdisk_error *error)
+{
+    if (!export->key.file)
+        return error_set(error, -EINVAL, "its key came by a descriptor, once");
+    if (export->vhost_user && strncmp(export->vhost_user, "fd:", 3) == 0)
+        return error_set(error, -EINVAL, "its socket came as a descriptor, once");
+    return 0;
+}
+
 static void add_new(struct daemon *daemon, const struct settings_export *export,
                     struct vdisk_error *first)
 {
     struct vdisk_error error = {.code = 0};
     struct unlocking unlocking = {.export = export, .error = &error};
-    int rc = export->key.file ? apart_call(unlock, &unlocking)
-                              : error_set(&error, -EINVAL, "its key came by a descriptor, once");
+    struct listen_socket socket = {.fd = -1};
+    int rc = check_again(export, &error);
 
     if (rc == 0)
-        rc = daemon_add_export(daemon, export, unlocking.unlocked, &error);
+        rc = apart_call(unlock, &unlocking);
+    if (rc == 0 && export->vhost_user)
+        rc = vhost_exports_make(export->vhost_user, &socket, &error);
+    if (rc == 0)
+        rc = daemon_add_export(daemon, export, unlocking.unlocked, &socket, &error);
     vdisk_unlocked_free(unlocking.unlocked);
     if (rc)
         note_error(first, export, rc, &error);
@@ -145,7 +155,7 @@ static void remove_old(struct daemon *daemon, const struct settings_export *expo
                        struct vdisk_error *first)
 {
     struct vdisk_error error = {.code = 0};
-    int rc = export_remove(daemon->exports, export->name, &error);
+    int rc = vhost_exports_close(daemon->vhost, export->name, &error);
 
     if (rc && rc != VDISK_E_NOT_FOUND) /* somebody was faster */
         note_error(first, export, rc, &error);

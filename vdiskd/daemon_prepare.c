@@ -126,6 +126,28 @@ static int bind_metrics(struct daemon *daemon, const char *address)
     return STATUS_DONE;
 }
 
+static int bind_vhost(struct daemon *daemon)
+{
+    const struct settings *settings = daemon->settings;
+
+    for (unsigned i = 0; i < settings->export_count; i++) {
+        const struct settings_export *export = &settings->exports[i];
+        struct vdisk_error error = {.code = 0};
+
+        if (!export->vhost_user)
+            continue;
+        int rc = vhost_exports_socket(export->vhost_user, &daemon->vhost_sockets[i], &error);
+        if (rc)
+            return report(export->image, rc, &error);
+    }
+    return STATUS_DONE;
+}
+
+static int give_socket(const struct listen_socket *socket, uid_t uid, gid_t gid)
+{
+    return socket->path[0] && lchown(socket->path, uid, gid) ? -errno : 0;
+}
+
 /* The user that we shall be must be able to use and remove them. */
 static int give_sockets(struct daemon *daemon)
 {
@@ -140,12 +162,12 @@ static int give_sockets(struct daemon *daemon)
     rc = confine_find_user(user, &uid, &gid, &error);
     if (rc)
         return report(NULL, rc, &error);
-    for (unsigned i = 0; i < daemon->local.count && rc == 0; i++) {
-        if (daemon->local.socket[i].path[0])
-            rc = lchown(daemon->local.socket[i].path, uid, gid) ? -errno : 0;
-    }
-    if (rc == 0 && daemon->metrics_socket.path[0])
-        rc = lchown(daemon->metrics_socket.path, uid, gid) ? -errno : 0;
+    for (unsigned i = 0; i < daemon->local.count && rc == 0; i++)
+        rc = give_socket(&daemon->local.socket[i], uid, gid);
+    for (unsigned i = 0; i < daemon->settings->export_count && rc == 0; i++)
+        rc = give_socket(&daemon->vhost_sockets[i], uid, gid);
+    if (rc == 0)
+        rc = give_socket(&daemon->metrics_socket, uid, gid);
     return rc ? report_text(user, rc, "sockets cannot be given to this user: %s",
                             vdisk_strerror(rc))
               : STATUS_DONE;
@@ -162,6 +184,8 @@ static int bind_sockets(struct daemon *daemon)
         status = bind_control(daemon, settings->socket);
     if (status == STATUS_DONE && settings->metrics)
         status = bind_metrics(daemon, settings->metrics);
+    if (status == STATUS_DONE)
+        status = bind_vhost(daemon);
     if (status == STATUS_DONE)
         status = give_sockets(daemon);
     return status;
@@ -188,9 +212,6 @@ static int unlock_exports(struct daemon *daemon)
 {
     const struct settings *settings = daemon->settings;
 
-    daemon->unlocked = calloc(settings->export_count + 1, sizeof(struct vdisk_unlocked *));
-    if (!daemon->unlocked)
-        return report(NULL, -ENOMEM, NULL);
     for (unsigned i = 0; i < settings->export_count; i++) {
         const struct settings_export *export = &settings->exports[i];
         struct vdisk_error error = {.code = 0};
@@ -201,6 +222,19 @@ static int unlock_exports(struct daemon *daemon)
         if (rc)
             return report(export->image, rc, &error);
     }
+    return STATUS_DONE;
+}
+
+static int make_room(struct daemon *daemon)
+{
+    unsigned count = daemon->settings->export_count;
+
+    daemon->unlocked = calloc(count + 1, sizeof(struct vdisk_unlocked *));
+    daemon->vhost_sockets = calloc(count + 1, sizeof(*daemon->vhost_sockets));
+    if (!daemon->unlocked || !daemon->vhost_sockets)
+        return report(NULL, -ENOMEM, NULL);
+    for (unsigned i = 0; i < count; i++)
+        daemon->vhost_sockets[i].fd = -1;
     return STATUS_DONE;
 }
 
@@ -247,7 +281,9 @@ int daemon_prepare(struct daemon *daemon)
         return report_text(NULL, rc, "the service manager cannot be notified: %s",
                            vdisk_strerror(rc));
     raise_descriptor_limit();
-    status = take_signals(daemon);
+    status = make_room(daemon);
+    if (status == STATUS_DONE)
+        status = take_signals(daemon);
     if (status == STATUS_DONE)
         status = add_peers(&daemon->peers, CONTROL_OPERATOR, &daemon->settings->operators);
     if (status == STATUS_DONE)
@@ -290,6 +326,13 @@ static void add_folder(struct paths *paths, const char *file, bool may_write)
     add_path(paths, folder, folder, may_write);
 }
 
+/* About the path that was added last. */
+static void only_sockets(struct paths *paths)
+{
+    if (paths->count > 0)
+        paths->path[paths->count - 1].only_socket = true;
+}
+
 static void add_socket(struct paths *paths, const struct listen_socket *socket)
 {
     if (!socket->path[0])
@@ -306,14 +349,20 @@ static void collect_paths(const struct daemon *daemon, struct paths *paths)
         const struct settings_export *export = &settings->exports[i];
 
         add_folder(paths, export->image, !export->read_only);
-        if (export->vhost_user && strncmp(export->vhost_user, "fd:", 3) != 0)
-            add_folder(paths, export->vhost_user, true);
+        if (export->vhost_user && strncmp(export->vhost_user, "fd:", 3) != 0) {
+            add_folder(paths, export->vhost_user, false);
+            only_sockets(paths);
+        }
         /* A reload may find other keys beside it. */
         if (daemon->start->config && export->key.file)
             add_folder(paths, export->key.file, false);
     }
     for (unsigned i = 0; i < settings->image_dirs.count; i++)
         add_path(paths, NULL, settings->image_dirs.value[i], true);
+    for (unsigned i = 0; i < settings->socket_dirs.count; i++) {
+        add_path(paths, NULL, settings->socket_dirs.value[i], false);
+        only_sockets(paths);
+    }
     if (daemon->start->config)
         add_folder(paths, daemon->start->config, false);
     if (settings->tls_dir)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The servers of a daemon: NBD, management, metrics; see daemon.h.
+ * The servers of a daemon: NBD, management, metrics; what their clients do; see daemon.h.
  */
 #include "daemon.h"
 
@@ -78,6 +78,35 @@ static int start_nbd(struct daemon *daemon, struct daemon_sockets *sockets, bool
     return rc ? report(NULL, rc, &error) : STATUS_DONE;
 }
 
+/* ---- vhost-user ---- */
+
+void daemon_vhost_event(void *opaque, const struct vhost_event *event)
+{
+    static const char *const names[] = {"connect", "denied", "failed", "disconnect"};
+    static const int results[] = {0, -EACCES, -EPROTO, 0};
+    const struct daemon *daemon = opaque;
+    const struct audit_who who = {
+        .has_ids = event->has_credentials,
+        .uid = event->uid,
+        .gid = event->gid,
+        .pid = event->pid,
+        .peer = "vhost-user",
+    };
+    const char *reason = event->reason[0] ? event->reason : NULL;
+    const struct audit_event record = {
+        .who = &who,
+        .event = names[event->kind],
+        .export = event->export_name,
+        .result = results[event->kind],
+        .error = reason,
+        .is_volatile = true,
+    };
+
+    (void)audit_record(daemon->audit, &record);
+    log_event(results[event->kind] ? LOG_WARNING : LOG_INFO, names[event->kind], "export",
+              event->export_name, "peer", who.peer, "reason", reason, NULL);
+}
+
 /* ---- management ---- */
 
 static int on_reload(void *opaque, struct vdisk_error *error)
@@ -98,6 +127,7 @@ static int start_control(struct daemon *daemon)
     struct control_options options = {
         .reactor = exports_main(daemon->exports),
         .exports = daemon->exports,
+        .vhost = daemon->vhost,
         .audit = daemon->audit,
         .peers = daemon->peers,
         .reload = on_reload,

@@ -57,6 +57,7 @@ static const struct field main_fields[] = {
     FIELD(settings, FIELD_FLAG, no_uring),
     FIELD(settings, FIELD_TEXT, user),
     FIELD(settings, FIELD_LIST, image_dirs),
+    FIELD(settings, FIELD_LIST, socket_dirs),
     {NULL, FIELD_LATER, 0},
 };
 
@@ -70,6 +71,7 @@ static const struct field export_fields[] = {
     FIELD(settings_export, FIELD_TEXT, key_kind),
     FIELD(settings_export, FIELD_TEXT, group),
     FIELD(settings_export, FIELD_TEXT, vhost_user),
+    FIELD(settings_export, FIELD_TEXT, vhost_snapshot),
     FIELD(settings_export, FIELD_FLAG, read_only),
     FIELD(settings_export, FIELD_FLAG, snapshots),
     FIELD(settings_export, FIELD_FLAG, wait_when_full),
@@ -211,6 +213,9 @@ static int take_export(struct settings *settings, json_t *object, struct vdisk_e
                          export->name);
     if (settings_find_export(settings, export->name))
         return error_set(error, VDISK_E_EXISTS, "there are two exports `%s`", export->name);
+    if (export->vhost_snapshot && !export->vhost_user)
+        return error_set(error, -EINVAL, "export `%s`: vhost-snapshot goes with vhost-user",
+                         export->name);
     settings->export_count++;
     return take_key(export, error);
 }
@@ -350,7 +355,7 @@ json_t *settings_merge(json_t *under, json_t *over)
 int settings_load(const char *file, json_t *options, struct settings **out,
                   struct vdisk_error *error)
 {
-    json_error_t where;
+    json_error_t where = {.line = 0};
     json_t *root = file ? json_load_file(file, JSON_REJECT_DUPLICATES, &where) : json_object();
     json_t *merged;
     int rc;

@@ -30,9 +30,10 @@ struct settings_export {
     const char *name, *image;
     const char *key_file, *passphrase_file, *identity, *key_kind;
     uint64_t key_fd;
-    struct key_source key;  /* of these */
-    const char *group;      /* NULL: none */
-    const char *vhost_user; /* NULL: none; a path, or fd:N */
+    struct key_source key;      /* of these */
+    const char *group;          /* NULL: none */
+    const char *vhost_user;     /* NULL: none; a path, or fd:N */
+    const char *vhost_snapshot; /* what is served there; NULL: live */
     bool read_only, snapshots, wait_when_full, wait_when_failing;
     struct limit_settings limits;
     json_t *json;
@@ -50,7 +51,7 @@ struct settings {
     unsigned export_count;
     struct settings_group *groups;
     unsigned group_count;
-    struct settings_list nbd, operators, viewers, image_dirs;
+    struct settings_list nbd, operators, viewers, image_dirs, socket_dirs;
     const char *default_export;
     const char *tls_dir;
     bool tls_psk, tls_any_client, tls_required, insecure;

@@ -16,7 +16,7 @@
 
 struct given {
     struct settings_start *start;
-    struct option_list exports, groups, nbd, operators, viewers, image_dirs;
+    struct option_list exports, groups, nbd, operators, viewers, image_dirs, socket_dirs;
     const char *default_export, *tls_dir, *socket, *audit_log, *metrics, *user;
     bool tls_psk, tls_any_client, tls_required, insecure, no_uring;
     struct option_size memory, reactors, workers;
@@ -241,6 +241,7 @@ static int build(const struct given *given, json_t *root, struct vdisk_error *er
     set_list(root, "operators", &given->operators);
     set_list(root, "viewers", &given->viewers);
     set_list(root, "image_dirs", &given->image_dirs);
+    set_list(root, "socket_dirs", &given->socket_dirs);
     set_text(root, "default_export", given->default_export);
     set_text(root, "tls_dir", given->tls_dir);
     set_flag(root, "tls_psk", given->tls_psk);
@@ -293,6 +294,8 @@ static int parse(int argc, char **argv, struct given *given)
         {"user", OPTION_TEXT, &given->user, "NAME", "who to become, when root"},
         {"image-dir", OPTION_LIST, &given->image_dirs, "DIR",
          "more images may be opened there later"},
+        {"socket-dir", OPTION_LIST, &given->socket_dirs, "DIR",
+         "more sockets of vhost-user may be made there later"},
         {.kind = OPTION_END},
     };
     const struct option_spec back_end[] = {

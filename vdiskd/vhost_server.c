@@ -190,9 +190,13 @@ static int listen_at(struct vhost_server *server, const char *address)
 static int set_up(struct vhost_server *server, const struct vhost_options *options,
                   struct vdisk_error *error)
 {
-    struct export *export = export_get(server->exports, options->export_name);
-    int result;
+    int result = listen_at(server, options->address);
+    struct export *export;
 
+    if (result)
+        return vhost_fail(error, result, "cannot listen at %s: %s", options->address,
+                          vdisk_strerror(result));
+    export = export_get(server->exports, options->export_name);
     if (!export)
         return vhost_fail(error, VDISK_E_NOT_FOUND, "there is no export %s", options->export_name);
     atomic_store(&server->reactor, export_reactor(export));
@@ -209,10 +213,6 @@ static int set_up(struct vhost_server *server, const struct vhost_options *optio
         server->options.queues_max = VHOST_QUEUES_DEFAULT_MAX;
     if (server->options.queues_max > VHOST_QUEUES_MAX)
         return vhost_fail(error, -EINVAL, "more than %u queues", VHOST_QUEUES_MAX);
-    result = listen_at(server, options->address);
-    if (result)
-        return vhost_fail(error, result, "cannot listen at %s: %s", options->address,
-                          vdisk_strerror(result));
     return 0;
 }
 

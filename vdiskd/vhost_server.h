@@ -37,7 +37,7 @@ struct vhost_event {
 };
 
 struct vhost_options {
-    const char *address; /* the path of a socket, or fd:N, a socket that listens */
+    const char *address; /* the path of a socket, or fd:N, one that listens and is taken over */
     const char *export_name;
     const char *snapshot; /* NULL: live */
     bool read_only;
