@@ -11,16 +11,32 @@
 #include <errno.h>
 #include <stdlib.h>
 
+/* What a part (vdisk_map_part) has at most: ranges, and nodes that are looked at. */
+#define PART_RANGES 4096u
+#define PART_STEPS  2048u
+
 struct ranges {
     struct vdisk_extent *extent;
     size_t count, room;
+    size_t cap; /* a walk ends soon after that many, or so many steps */
+    uint64_t steps;
+    uint64_t reached; /* the block up to which the walk has come */
 };
+
+static const struct ranges all = {.cap = SIZE_MAX, .steps = UINT64_MAX};
+static const struct ranges part = {.cap = PART_RANGES, .steps = PART_STEPS};
+
+static bool is_over(const struct ranges *ranges)
+{
+    return ranges->count >= ranges->cap || ranges->steps == 0;
+}
 
 static int add_range(struct ranges *ranges, uint64_t first, uint64_t count,
                      enum vdisk_extent_kind kind, unsigned depth)
 {
     struct vdisk_extent *last =
         ranges->extent && ranges->count ? &ranges->extent[ranges->count - 1] : NULL;
+    ranges->reached = first + count;
     if (last && last->kind == kind && last->depth == depth &&
         last->offset + last->length == first * VD_BLOCK) {
         last->length += count * VD_BLOCK;
@@ -117,9 +133,9 @@ static int absent_end(struct vd_tree *tree, uint64_t leaf, uint64_t *end)
     return 0;
 }
 
-/* One leaf of [first, limit), or all that is absent together with it; *reached tells how far. */
+/* One leaf of [first, limit), or all that is absent together with it. */
 static int map_leaf(const struct vd_state *state, uint64_t first, uint64_t limit, bool through_base,
-                    unsigned depth, struct ranges *out, uint64_t *reached)
+                    unsigned depth, struct ranges *out)
 {
     struct vd_node *leaf = NULL;
     enum vd_absent absent;
@@ -128,8 +144,7 @@ static int map_leaf(const struct vd_state *state, uint64_t first, uint64_t limit
     if (!r && !leaf)
         r = absent_end(state->map, first / VD_LEAF_BLOCKS, &end);
     end = vd_min64(limit, end * VD_LEAF_BLOCKS);
-    *reached = end;
-    while (!r && first < end) {
+    while (!r && first < end && !is_over(out)) {
         enum vdisk_extent_kind kind =
             kind_at(state->image, leaf, absent, (unsigned)(first % VD_LEAF_BLOCKS));
         uint64_t stop = leaf ? first + 1 : end;
@@ -138,32 +153,32 @@ static int map_leaf(const struct vd_state *state, uint64_t first, uint64_t limit
             stop++;
         r = kind == VDISK_EXTENT_HOLE ? map_hole(state, first, stop, through_base, depth, out)
                                       : add_range(out, first, stop - first, kind, depth);
-        first = stop;
+        first = out->reached;
     }
     vd_node_unpin(leaf);
     return r;
 }
 
+/* All of it, unless the walk is over before. */
 static int map_range(const struct vd_state *state, uint64_t first, uint64_t end, bool through_base,
                      unsigned depth, struct ranges *out)
 {
     uint64_t size_end = vd_max64(first, vd_min64(end, vd_guest_blocks(state->size)));
     int r = 0;
-    for (uint64_t at = first; at < size_end && !r;) {
+    for (uint64_t at = first; at < size_end && !r && !is_over(out); at = out->reached) {
         uint64_t index = at / VD_LEAF_BLOCKS;
         bool found;
+        out->steps--;
         r = vd_tree_next(state->map, &index, &found);
         uint64_t next = found ? vd_max64(at, index * VD_LEAF_BLOCKS) : size_end;
-        if (!r && next > at) {
-            next = vd_min64(next, size_end);
-            r = map_hole(state, at, next, through_base, depth, out);
-            at = next;
-            continue;
-        }
-        if (!r)
-            r = map_leaf(state, at, size_end, through_base, depth, out, &at);
+        if (r)
+            break;
+        if (next > at)
+            r = map_hole(state, at, vd_min64(next, size_end), through_base, depth, out);
+        else
+            r = map_leaf(state, at, size_end, through_base, depth, out);
     }
-    if (!r && size_end < end) /* past a base's size */
+    if (!r && size_end < end && !is_over(out)) /* past a base's size */
         r = add_range(out, size_end, end - size_end, VDISK_EXTENT_HOLE, depth);
     return r;
 }
@@ -186,24 +201,44 @@ static int map_entry(struct vdisk_image *image, void *arg)
     return r;
 }
 
-int vdisk_map(struct vdisk_image *image, struct vdisk_snapshot *snapshot, uint64_t offset,
-              uint64_t length, bool through_base, vdisk_extent_callback *each, void *opaque)
+static int map(struct vdisk_image *image, const struct vdisk_range *range,
+               const struct ranges *limits, bool through_base, vdisk_extent_callback *each,
+               void *opaque, uint64_t *reached)
 {
+    struct vdisk_snapshot *snapshot = range->state;
     uint64_t size = snapshot ? snapshot->snap.size : image->size;
-    if (offset > size || length > size - offset)
+    uint64_t end = range->offset + range->length;
+    *reached = end;
+    if (range->offset > size || range->length > size - range->offset)
         return vd_image_fail(image, -EINVAL, "the range is not within the drive");
-    if (length == 0)
+    if (range->length == 0)
         return 0;
     struct map_args args = {.snapshot = snapshot,
-                            .first = offset / VD_BLOCK,
-                            .end = vd_guest_blocks(offset + length),
-                            .through_base = through_base};
+                            .first = range->offset / VD_BLOCK,
+                            .end = vd_guest_blocks(end),
+                            .through_base = through_base,
+                            .ranges = *limits};
     int r = vd_run(image, map_entry, &args);
+    *reached = vd_min64(end, args.ranges.reached * VD_BLOCK);
     if (r)
         free(args.ranges.extent);
     else
-        hand_out(&args.ranges, offset, offset + length, each, opaque);
+        hand_out(&args.ranges, range->offset, *reached, each, opaque);
     return r;
+}
+
+int vdisk_map(struct vdisk_image *image, struct vdisk_snapshot *snapshot, uint64_t offset,
+              uint64_t length, bool through_base, vdisk_extent_callback *each, void *opaque)
+{
+    const struct vdisk_range range = {snapshot, offset, length};
+    uint64_t reached;
+    return map(image, &range, &all, through_base, each, opaque, &reached);
+}
+
+int vdisk_map_part(struct vdisk_image *image, const struct vdisk_range *range, bool through_base,
+                   vdisk_extent_callback *each, void *opaque, uint64_t *reached)
+{
+    return map(image, range, &part, through_base, each, opaque, reached);
 }
 
 /* --- diff --- */
@@ -211,6 +246,7 @@ int vdisk_map(struct vdisk_image *image, struct vdisk_snapshot *snapshot, uint64
 struct diff {
     struct vdisk_image *image;
     struct vd_state state[2]; /* old, new */
+    uint64_t first, end;      /* blocks; those of the same leaf are looked at as well */
     struct ranges ranges;
 };
 
@@ -280,10 +316,14 @@ static int diff_absent(struct diff *d, const struct vd_ref ref[2], uint64_t firs
     return 0;
 }
 
+static int diff_children(struct diff *d, unsigned level, uint64_t index);
+
+/* All of it that is in [d->first, d->end), and whole leaves, unless the walk is over before. */
 static int diff_subtree(struct diff *d, unsigned level, uint64_t index)
 {
     struct vd_ref ref[2];
     bool known[2], same_size = d->state[0].size == d->state[1].size;
+    d->ranges.steps--;
     int r = vd_tree_ref(d->state[0].map, level, index, &ref[0], &known[0]);
     if (!r)
         r = vd_tree_ref(d->state[1].map, level, index, &ref[1], &known[1]);
@@ -297,28 +337,35 @@ static int diff_subtree(struct diff *d, unsigned level, uint64_t index)
     }
     if (known[0] && known[1] && !vd_ref_is_node(&ref[0]) && !vd_ref_is_node(&ref[1]))
         return diff_absent(d, ref, index * vd_span(level), (index + 1) * vd_span(level));
-    if (level == 0)
-        return diff_leaf(d, index);
-    uint64_t leaves = vd_div_up(vd_max64(d->state[0].size, d->state[1].size),
-                                (uint64_t)VD_LEAF_BLOCKS * VD_BLOCK);
-    for (unsigned i = 0; i < VD_FANOUT && !r; i++) {
-        uint64_t child = index * VD_FANOUT + i;
-        if (child * vd_span(level - 1) >= leaves)
-            break;
+    return level == 0 ? diff_leaf(d, index) : diff_children(d, level, index);
+}
+
+static int diff_children(struct diff *d, unsigned level, uint64_t index)
+{
+    uint64_t span = vd_span(level - 1) * VD_LEAF_BLOCKS; /* blocks */
+    uint64_t child = vd_max64(index * VD_FANOUT, d->first / span);
+    int r = 0;
+    for (; child < (index + 1) * VD_FANOUT && child * span < d->end && !r; child++) {
+        if (is_over(&d->ranges))
+            return 0;
         r = diff_subtree(d, level - 1, child);
+        if (!is_over(&d->ranges) || level == 1)
+            d->ranges.reached = (child + 1) * span;
     }
     return r;
 }
 
 struct diff_args {
     struct vdisk_snapshot *snapshot[2];
+    uint64_t offset, length;
+    bool at_once; /* of the live state a consistent picture */
     struct diff diff;
 };
 
 static int diff_entry(struct vdisk_image *image, void *arg)
 {
     struct diff_args *args = arg;
-    bool live = !args->snapshot[0] || !args->snapshot[1];
+    bool live = args->at_once && (!args->snapshot[0] || !args->snapshot[1]);
     vd_lock_shared(&image->loop, &image->states);
     if (live)
         vd_lock_exclusive(&image->loop, &image->gate);
@@ -326,25 +373,53 @@ static int diff_entry(struct vdisk_image *image, void *arg)
     for (unsigned i = 0; i < 2; i++)
         args->diff.state[i] =
             args->snapshot[i] ? vd_snapshot_state(args->snapshot[i]) : vd_live_state(image);
+    uint64_t size = vd_max64(args->diff.state[0].size, args->diff.state[1].size);
+    args->offset = vd_min64(args->offset, size);
+    args->length = vd_min64(args->length, size - args->offset);
+    args->diff.first = args->offset / VD_BLOCK;
+    args->diff.end = vd_guest_blocks(args->offset + args->length);
     uint8_t top = args->diff.state[0].map->height;
     if (args->diff.state[1].map->height > top)
         top = args->diff.state[1].map->height;
     int r = diff_subtree(&args->diff, top, 0);
+    if (!is_over(&args->diff.ranges))
+        args->diff.ranges.reached = args->diff.end;
     if (live)
         vd_unlock_exclusive(&image->loop, &image->gate);
     vd_unlock_shared(&image->loop, &image->states);
     return r;
 }
 
+static int diff(struct vdisk_image *image, struct diff_args *args, vdisk_extent_callback *each,
+                void *opaque, uint64_t *reached)
+{
+    int r = vd_run(image, diff_entry, args);
+    *reached = vd_min64(args->offset + args->length, args->diff.ranges.reached * VD_BLOCK);
+    if (r)
+        free(args->diff.ranges.extent);
+    else
+        hand_out(&args->diff.ranges, args->offset, *reached, each, opaque);
+    return r;
+}
+
 int vdisk_diff(struct vdisk_image *image, struct vdisk_snapshot *old_state,
                struct vdisk_snapshot *new_state, vdisk_extent_callback *each, void *opaque)
 {
-    struct diff_args args = {.snapshot = {old_state, new_state}};
-    int r = vd_run(image, diff_entry, &args);
-    if (r)
-        free(args.diff.ranges.extent);
-    else
-        hand_out(&args.diff.ranges, 0, vd_max64(args.diff.state[0].size, args.diff.state[1].size),
-                 each, opaque);
-    return r;
+    struct diff_args args = {.snapshot = {old_state, new_state},
+                             .length = UINT64_MAX,
+                             .at_once = true,
+                             .diff.ranges = all};
+    uint64_t reached;
+    return diff(image, &args, each, opaque, &reached);
+}
+
+int vdisk_diff_part(struct vdisk_image *image, struct vdisk_snapshot *old_state,
+                    const struct vdisk_range *range, vdisk_extent_callback *each, void *opaque,
+                    uint64_t *reached)
+{
+    struct diff_args args = {.snapshot = {old_state, range->state},
+                             .offset = range->offset,
+                             .length = range->length,
+                             .diff.ranges = part};
+    return diff(image, &args, each, opaque, reached);
 }

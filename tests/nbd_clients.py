@@ -141,6 +141,8 @@ def case_bounds_have_their_errors(path):
 
 
 def case_contexts_and_snapshots(path):
+    import nbd
+
     names = ["base:allocation", "qemu:allocation-depth", "qemu:dirty-bitmap:one"]
     h = handle(path, contexts=names + ["qemu:dirty-bitmap:none"])
     assert [h.can_meta_context(n) for n in names] == [True] * 3
@@ -151,8 +153,15 @@ def case_contexts_and_snapshots(path):
     assert found[names[0]] == [8 * m, 0, 8 * m, 3], found
     assert found[names[1]] == [8 * m, 1, 8 * m, 0], found
     assert found[names[2]] == [4 * m, 0, m, 1, 11 * m, 0], found
-    h.pwrite(b"y" * 4096, 12 * m)  # the bitmap is that of its time
-    assert status(h, 16 << 20)[names[2]] == found[names[2]]
+    h.pwrite(b"y" * 4096, 12 * m)
+    found = status(h, 16 << 20)
+    assert found[names[2]] == [4 * m, 0, m, 1, 7 * m, 0, 4096, 1, 4 * m - 4096, 0], found
+    # Of every beginning the first range is told when one is asked for.
+    for at, first in [(0, [4 * m, 0]), (4 * m, [m, 1]), (4 * m + 5, [m - 5, 1]), (5 * m, [7 * m, 0])]:
+        found = {}
+        h.block_status(16 * m - at, at, lambda n, o, e, err: found.setdefault(n, list(e)) and 0,
+                       nbd.CMD_FLAG_REQ_ONE)
+        assert found[names[2]] == first, (at, found)
     s = handle(path, "@one")
     assert s.is_read_only()
     assert s.pread(4096, 4 * m) == b"a" * 4096 and h.pread(4096, 4 * m) == b"b" * 4096

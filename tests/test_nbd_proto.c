@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The NBD protocol on buffers: options, requests and their judgement, replies, block status, dirty
- * ranges (vdiskd/nbd_options.c, nbd_request.c, nbd_extents.c).
+ * The NBD protocol on buffers: options, requests and their judgement, replies, block status
+ * (vdiskd/nbd_options.c, nbd_request.c, nbd_extents.c).
  */
 #include "nbd_extents.h"
 #include "nbd_options.h"
@@ -239,69 +239,6 @@ static void test_extents_are_joined_clamped_and_never_empty(void **state)
     nbd_extents_free(&extents);
 }
 
-/* Whether the byte is dirty, as a client would be told. */
-static bool says_dirty(const struct nbd_dirty *dirty, uint64_t at)
-{
-    struct nbd_extents extents;
-    bool is_dirty;
-
-    nbd_extents_begin(&extents, at, 1, 1);
-    nbd_dirty_answer(dirty, &extents);
-    assert_int_equal(extents.count, 1);
-    is_dirty = extents.list[0].state == NBD_STATE_DIRTY;
-    nbd_extents_free(&extents);
-    return is_dirty;
-}
-
-static void test_dirty_ranges_over_the_cap_only_grow(void **state)
-{
-    struct nbd_dirty dirty;
-    uint64_t at = 0, dirty_at[300];
-    uint32_t seed = 1;
-
-    (void)state;
-    nbd_dirty_begin(&dirty, 16);
-    for (unsigned i = 0; i < 300; i++) {
-        seed = seed * 1103515245u + 12345u;
-        at += 4096 * (uint64_t)(2 + (seed >> 16) % 64);
-        dirty_at[i] = at;
-        assert_int_equal(nbd_dirty_add(&dirty, at, 4096), 0);
-        assert_true(dirty.count <= 16);
-    }
-    for (unsigned i = 0; i < 300; i++) {
-        assert_true(says_dirty(&dirty, dirty_at[i]));
-        assert_true(says_dirty(&dirty, dirty_at[i] + 4095));
-    }
-    for (uint32_t i = 1; i < dirty.count; i++)
-        assert_true(dirty.list[i - 1].to < dirty.list[i].from);
-    assert_false(says_dirty(&dirty, at + 4096));
-    nbd_dirty_free(&dirty);
-}
-
-static void test_dirty_ranges_under_the_cap_are_exact(void **state)
-{
-    struct nbd_dirty dirty;
-    struct nbd_extents extents;
-
-    (void)state;
-    nbd_dirty_begin(&dirty, 8);
-    assert_int_equal(nbd_dirty_add(&dirty, 4096, 4096), 0);
-    assert_int_equal(nbd_dirty_add(&dirty, 8192, 4096), 0); /* touches: one range */
-    assert_int_equal(nbd_dirty_add(&dirty, 20480, 4096), 0);
-    assert_int_equal(dirty.count, 2);
-    nbd_extents_begin(&extents, 6000, 20000, 100);
-    nbd_dirty_answer(&dirty, &extents);
-    assert_int_equal(extents.count, 4);
-    assert_int_equal(extents.list[0].length, 12288 - 6000);
-    assert_int_equal(extents.list[0].state, NBD_STATE_DIRTY);
-    assert_int_equal(extents.list[1].length, 8192);
-    assert_int_equal(extents.list[1].state, 0);
-    assert_int_equal(extents.list[2].length, 4096);
-    assert_int_equal(extents.list[3].length, 26000 - 24576);
-    nbd_extents_free(&extents);
-    nbd_dirty_free(&dirty);
-}
-
 static void test_a_status_payload_is_bounded(void **state)
 {
     uint8_t payload[8 + 4 * (NBD_CONTEXTS_MAX + 1)] = {0};
@@ -332,8 +269,6 @@ int main(void)
         cmocka_unit_test(test_requests_of_both_headers_are_read),
         cmocka_unit_test(test_replies_have_the_form_of_the_mode),
         cmocka_unit_test(test_extents_are_joined_clamped_and_never_empty),
-        cmocka_unit_test(test_dirty_ranges_over_the_cap_only_grow),
-        cmocka_unit_test(test_dirty_ranges_under_the_cap_are_exact),
         cmocka_unit_test(test_a_status_payload_is_bounded),
     };
 

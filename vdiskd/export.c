@@ -254,6 +254,8 @@ static void enter(struct export_session *session)
 
     session->next = export->sessions;
     export->sessions = session;
+    if (!session->events)
+        return;
     pthread_mutex_lock(&export->mutex);
     export->info.sessions++;
     pthread_mutex_unlock(&export->mutex);
@@ -311,10 +313,12 @@ void export_detach(struct export_session *session)
 {
     struct export *export;
     struct export_session **place;
+    bool is_counted;
 
     if (!session)
         return;
     export = session->export;
+    is_counted = session->events;
     place = &export->sessions;
     while (*place != session)
         place = &(*place)->next;
@@ -323,7 +327,7 @@ void export_detach(struct export_session *session)
     free(session->snapshot_name);
     free(session);
     pthread_mutex_lock(&export->mutex);
-    export->info.sessions--;
+    export->info.sessions -= is_counted;
     pthread_mutex_unlock(&export->mutex);
     if (!export->sessions)
         task_wake(&export->remover);

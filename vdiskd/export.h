@@ -114,7 +114,7 @@ struct export_session_events {
 };
 
 /* `snapshot` NULL: the live state. May wait. VDISK_E_NOT_FOUND. The events come on this thread,
- * outside of tasks. */
+ * outside of tasks. Without events the session is not counted: another one tells its owner. */
 int export_attach(struct export *export, const char *snapshot,
                   const struct export_session_events *events, void *opaque,
                   struct export_session **out, struct vdisk_error *error);

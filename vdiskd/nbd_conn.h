@@ -33,7 +33,10 @@ enum nbd_context_kind {
 
 struct nbd_context { /* its number on the wire is its place, from 1 */
     enum nbd_context_kind kind;
-    struct nbd_dirty dirty;
+    /* DIRTY: the snapshot since when, and, once there is an export, a session of it. */
+    char *since_name;
+    uint64_t since_id;
+    struct export_session *since;
 };
 
 struct nbd_op {
@@ -104,8 +107,11 @@ int nbd_negotiate(struct nbd_conn *conn);
 /* Finds NAME or NAME@SNAPSHOT; holds its export. VDISK_E_NOT_FOUND. */
 int nbd_resolve(struct nbd_conn *conn, const struct nbd_string *name, struct nbd_target *target);
 void nbd_contexts_clear(struct nbd_conn *conn);
-/* Adds the context of that name, a dirty bitmap as of now. VDISK_E_NOT_FOUND: there is none. */
+/* Adds the context of that name. VDISK_E_NOT_FOUND: there is none. */
 int nbd_context_add(struct nbd_conn *conn, const struct nbd_target *target, const char *name);
+/* On the thread of the export: holds the snapshots that the contexts are about. -ESTALE: one has
+ * gone since. */
+int nbd_contexts_attach(struct nbd_conn *conn);
 /* The snapshots' names, each ended by a zero byte, at most `room` bytes. */
 int nbd_snapshot_names(const struct nbd_target *target, char *out, size_t room, size_t *length);
 

@@ -1,23 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Names of exports and metadata contexts of an NBD connection. A dirty bitmap is the difference
- * between a snapshot and the state that is served, taken when the context is negotiated.
+ * between a snapshot, which the connection holds, and the state that is served; it is looked up
+ * when it is asked for.
  */
 #include "nbd_conn.h"
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #define DIRTY_PREFIX "qemu:dirty-bitmap:"
 
 struct look {
     const struct nbd_target *target;
-    const char *since;
-    struct nbd_dirty *dirty;
     uint64_t size;
     char *names;
     size_t room, length;
-    int result;
 };
 
 /* --- names ---------------------------------------------------------------------------------- */
@@ -117,37 +116,31 @@ int nbd_snapshot_names(const struct nbd_target *target, char *out, size_t room, 
 
 /* --- contexts ------------------------------------------------------------------------------- */
 
-static bool each_change(void *opaque, const struct vdisk_extent *extent)
+static int look_at_since(struct vdisk_image *image, void *arg)
 {
-    struct look *look = opaque;
+    struct nbd_context *context = arg;
+    struct vdisk_snapshot_info info;
+    struct vdisk_snapshot *since;
+    int result = vdisk_snapshot_open(image, context->since_name, &since);
 
-    look->result = nbd_dirty_add(look->dirty, extent->offset, extent->length);
-    return look->result == 0;
+    if (result)
+        return result;
+    vdisk_snapshot_get_info(since, &info);
+    context->since_id = info.id;
+    vdisk_snapshot_close(since);
+    return 0;
 }
 
-static int look_at_changes(struct vdisk_image *image, void *arg)
+static void clear(struct nbd_context *context)
 {
-    struct look *look = arg;
-    struct vdisk_snapshot *since = NULL, *until = NULL;
-    int result = vdisk_snapshot_open(image, look->since, &since);
-
-    if (result == 0 && look->target->has_snapshot)
-        result = vdisk_snapshot_open(image, look->target->snapshot, &until);
-    if (result == 0)
-        result = vdisk_diff(image, since, until, each_change, look);
-    if (result == 0)
-        result = look->result;
-    if (until)
-        vdisk_snapshot_close(until);
-    if (since)
-        vdisk_snapshot_close(since);
-    return result;
+    export_detach(context->since);
+    free(context->since_name);
 }
 
 void nbd_contexts_clear(struct nbd_conn *conn)
 {
     for (unsigned i = 0; i < conn->context_count; i++)
-        nbd_dirty_free(&conn->context[i].dirty);
+        clear(&conn->context[i]);
     conn->context_count = 0;
     conn->context_name[0] = 0;
 }
@@ -155,9 +148,7 @@ void nbd_contexts_clear(struct nbd_conn *conn)
 int nbd_context_add(struct nbd_conn *conn, const struct nbd_target *target, const char *name)
 {
     struct nbd_context *context = &conn->context[conn->context_count];
-    struct look look = {.target = target, .dirty = &context->dirty};
     struct vdisk_error error;
-    int64_t began = reactor_now();
     int result = 0;
 
     if (conn->context_count == NBD_CONTEXTS_MAX)
@@ -169,17 +160,51 @@ int nbd_context_add(struct nbd_conn *conn, const struct nbd_target *target, cons
         context->kind = NBD_CONTEXT_DEPTH;
     } else if (strncmp(name, DIRTY_PREFIX, strlen(DIRTY_PREFIX)) == 0) {
         context->kind = NBD_CONTEXT_DIRTY;
-        look.since = name + strlen(DIRTY_PREFIX);
-        nbd_dirty_begin(&context->dirty, NBD_DIRTY_MAX);
-        result = export_call(target->export, look_at_changes, &look, &error);
-        conn->deadline += reactor_now() - began; /* our time, not the client's */
+        context->since_name = strdup(name + strlen(DIRTY_PREFIX));
+        result = context->since_name ? export_call(target->export, look_at_since, context, &error)
+                                     : -ENOMEM;
     } else {
         return VDISK_E_NOT_FOUND;
     }
     if (result) {
-        nbd_dirty_free(&context->dirty);
+        free(context->since_name);
         return result;
     }
     conn->context_count++;
     return 0;
+}
+
+static int look_at_id(struct vdisk_image *image, void *arg)
+{
+    const struct nbd_context *context = arg;
+    struct vdisk_snapshot_info info;
+    struct vdisk_snapshot *since;
+    int result = export_session_snapshot(context->since, &since);
+
+    (void)image;
+    if (result)
+        return result;
+    vdisk_snapshot_get_info(since, &info);
+    return info.id == context->since_id ? 0 : -ESTALE;
+}
+
+int nbd_contexts_attach(struct nbd_conn *conn)
+{
+    struct vdisk_error error;
+    int result = 0;
+
+    for (unsigned i = 0; i < conn->context_count && result == 0; i++) {
+        struct nbd_context *context = &conn->context[i];
+
+        if (context->kind != NBD_CONTEXT_DIRTY)
+            continue;
+        /* Without events: the connection's own session has them. */
+        result =
+            export_attach(conn->export, context->since_name, NULL, NULL, &context->since, &error);
+        if (result == 0)
+            result = export_call(conn->export, look_at_id, context, &error);
+        if (result == VDISK_E_NOT_FOUND)
+            result = -ESTALE;
+    }
+    return result;
 }

@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Ranges of a drive, for BLOCK_STATUS: the answer under construction (struct nbd_extents), and the
- * ranges of a dirty bitmap (struct nbd_dirty), which are kept for as long as a connection lives.
- */
+/* Ranges of a drive, for BLOCK_STATUS: the answer under construction. */
 #ifndef VDISKD_NBD_EXTENTS_H
 #define VDISKD_NBD_EXTENTS_H
 
@@ -30,24 +27,5 @@ size_t nbd_extents_bytes(const struct nbd_extents *extents, enum nbd_mode mode);
 /* Puts that many. */
 void nbd_extents_encode(const struct nbd_extents *extents, uint8_t *out, enum nbd_mode mode,
                         const struct nbd_request *request, uint32_t context, bool is_last);
-
-/*
- * Dirty ranges, in order and apart. When there are more than the cap, the nearest are joined, so
- * that the list only ever says more than the truth.
- */
-struct nbd_dirty {
-    struct nbd_range {
-        uint64_t from, to;
-    } * list;
-    uint32_t count, room, cap;
-    uint64_t gap; /* ranges that are not further apart than this are joined */
-};
-
-void nbd_dirty_begin(struct nbd_dirty *dirty, uint32_t cap);
-/* Ranges come in order. -ENOMEM. */
-int nbd_dirty_add(struct nbd_dirty *dirty, uint64_t offset, uint64_t length);
-void nbd_dirty_free(struct nbd_dirty *dirty);
-/* The states of the extents' whole range. */
-void nbd_dirty_answer(const struct nbd_dirty *dirty, struct nbd_extents *extents);
 
 #endif

@@ -221,6 +221,14 @@ static int attach(struct nbd_conn *conn, const struct nbd_target *target)
         conn->export = NULL;
         return result;
     }
+    result = nbd_contexts_attach(conn);
+    if (result) {
+        export_detach(conn->session);
+        conn->session = NULL;
+        nbd_contexts_clear(conn);
+        conn->export = NULL;
+        return result;
+    }
     export_get_info(target->export, &info);
     (void)snprintf(conn->event.export_name, sizeof(conn->event.export_name), "%s%s%s", info.name,
                    target->has_snapshot ? "@" : "", target->snapshot);

@@ -124,7 +124,6 @@
 #define NBD_OPTION_MAX                (64u << 10) /* payload of an option that is looked at */
 #define NBD_CONTEXTS_MAX              16u         /* of a connection */
 #define NBD_DESCRIPTORS_MAX           (64u << 10) /* of a block status reply; the protocol has 2^20 */
-#define NBD_DIRTY_MAX                 (256u << 10) /* ranges that a dirty bitmap is kept in */
 #define NBD_BLOCK_PREFERRED           4096u
 
 static inline uint16_t nbd_get16(const void *from)

@@ -141,11 +141,11 @@ static void conn_run(void *arg)
         nbd_transmit(conn);
         nbd_conn_event(conn, NBD_EVENT_CLOSED, NULL);
     }
+    nbd_contexts_clear(conn);
     export_detach(conn->session);
     stop_lingering(conn);
     if (conn->export)
         export_put(conn->export);
-    nbd_contexts_clear(conn);
     unlist(conn);
     stream_close(&conn->stream);
     free(conn);

@@ -7,6 +7,8 @@
 struct answer {
     struct nbd_op *op;
     struct nbd_extents extents[NBD_CONTEXTS_MAX];
+    unsigned dirty; /* the context that is looked at */
+    bool is_full;
 };
 
 static bool is_asked(const struct nbd_op *op, unsigned i)
@@ -42,16 +44,50 @@ static bool each_extent(void *opaque, const struct vdisk_extent *extent)
     return want_more;
 }
 
+/* What there is to look at: the request's range of the state that is served. */
+static int range_of(const struct nbd_op *op, struct vdisk_range *range)
+{
+    range->offset = op->header.offset;
+    range->length = op->header.length;
+    return export_session_snapshot(op->conn->session, &range->state);
+}
+
 static int look_at_map(struct vdisk_image *image, void *arg)
 {
     struct answer *answer = arg;
-    struct nbd_op *op = answer->op;
-    struct vdisk_snapshot *snapshot;
-    int result = export_session_snapshot(op->conn->session, &snapshot);
+    struct vdisk_range range;
+    uint64_t reached;
+    int result = range_of(answer->op, &range);
 
-    return result ? result
-                  : vdisk_map(image, snapshot, op->header.offset, op->header.length, true,
-                              each_extent, answer);
+    return result ? result : vdisk_map_part(image, &range, true, each_extent, answer, &reached);
+}
+
+static bool each_change(void *opaque, const struct vdisk_extent *extent)
+{
+    struct answer *answer = opaque;
+    struct nbd_extents *extents = &answer->extents[answer->dirty];
+
+    answer->is_full = !nbd_extents_add(extents, extent->offset - extents->at, 0) ||
+                      !nbd_extents_add(extents, extent->length, NBD_STATE_DIRTY);
+    return !answer->is_full;
+}
+
+static int look_at_changes(struct vdisk_image *image, void *arg)
+{
+    struct answer *answer = arg;
+    struct nbd_extents *extents = &answer->extents[answer->dirty];
+    struct vdisk_snapshot *since = NULL;
+    struct vdisk_range range;
+    uint64_t reached;
+    int result = range_of(answer->op, &range);
+
+    if (result == 0)
+        result = export_session_snapshot(answer->op->conn->context[answer->dirty].since, &since);
+    if (result == 0)
+        result = vdisk_diff_part(image, since, &range, each_change, answer, &reached);
+    if (result == 0 && !answer->is_full && reached > extents->at)
+        (void)nbd_extents_add(extents, reached - extents->at, 0);
+    return result;
 }
 
 /* Into the operation's buffer. */
@@ -99,12 +135,14 @@ static void answer_question(struct nbd_op *op)
         if (!is_asked(op, i))
             continue;
         nbd_extents_begin(&answer.extents[i], op->header.offset, op->header.length, cap);
-        if (conn->context[i].kind == NBD_CONTEXT_DIRTY)
-            nbd_dirty_answer(&conn->context[i].dirty, &answer.extents[i]);
-        else
+        answer.dirty = i;
+        answer.is_full = false;
+        if (conn->context[i].kind != NBD_CONTEXT_DIRTY)
             needs_map = true;
+        else if (result == 0)
+            result = export_call(conn->export, look_at_changes, &answer, &error);
     }
-    if (needs_map)
+    if (needs_map && result == 0)
         result = export_call(conn->export, look_at_map, &answer, &error);
     if (result == 0)
         result = encode(&answer);

@@ -322,6 +322,21 @@ int vdisk_map(struct vdisk_image *image, struct vdisk_snapshot *snapshot, uint64
 int vdisk_diff(struct vdisk_image *image, struct vdisk_snapshot *old_state,
                struct vdisk_snapshot *new_state, vdisk_extent_callback *each, void *opaque);
 
+/*
+ * The same of a part: from the beginning of the range on, as much as takes a bounded time and
+ * memory; *reached is where the next part begins, behind the range's beginning. Neighbouring ranges
+ * come as one within a part; the live state is as it is while the walk passes.
+ */
+struct vdisk_range {
+    struct vdisk_snapshot *state; /* NULL: the live one; for a difference the new one */
+    uint64_t offset, length;      /* bytes */
+};
+int vdisk_map_part(struct vdisk_image *image, const struct vdisk_range *range, bool through_base,
+                   vdisk_extent_callback *each, void *opaque, uint64_t *reached);
+int vdisk_diff_part(struct vdisk_image *image, struct vdisk_snapshot *old_state,
+                    const struct vdisk_range *range, vdisk_extent_callback *each, void *opaque,
+                    uint64_t *reached);
+
 /* --- check
  * -------------------------------------------------------------------------------------------- */
 
