@@ -406,6 +406,93 @@ static void test_scattered_writes_leave_a_checkpoint_its_room(void **state)
     }
 }
 
+/* ---- a disk that is full when the image is opened ---- */
+
+static int full_discard(struct disk *disk)
+{
+    int r = discard_chunks(disk, 100, 60);
+    return r ? r : vdisk_flush(disk->image);
+}
+
+static int full_zero(struct disk *disk)
+{
+    int r = vdisk_zero(disk->image, 100 * CHUNK, 60 * CHUNK);
+    for (unsigned i = 100; !r && i < 160; i++)
+        disk->content[i] = 0;
+    return r ? r : vdisk_flush(disk->image);
+}
+
+static int full_checkpoint(struct disk *disk)
+{
+    return vdisk_checkpoint(disk->image);
+}
+
+static int full_delete(struct disk *disk)
+{
+    return vdisk_snapshot_delete(disk->image, "early");
+}
+
+static int full_rollback(struct disk *disk)
+{
+    int r = vdisk_snapshot_rollback(disk->image, "early");
+    for (unsigned i = 0; !r && i < CHUNKS; i++)
+        disk->content[i] = i >= 60 && i < 180 ? i + 1 : 0;
+    return r;
+}
+
+static int full_close(struct disk *disk)
+{
+    (void)disk; /* with a journal to replay, closing makes a checkpoint */
+    return 0;
+}
+
+/* The first free blocks of the file are holes, and the reserve lies behind them, from before they
+ * came free: who holds no reserve takes those. */
+static void fill_with_holes(struct disk *disk, bool cut)
+{
+    create(disk);
+    for (unsigned i = 0; i < 220; i++)
+        must(disk, write_chunk(disk, i), "write");
+    must(disk, discard_chunks(disk, 180, 40), "discard");
+    must(disk, vdisk_checkpoint(disk->image), "checkpoint");
+    must(disk, discard_chunks(disk, 0, 60), "discard");
+    must(disk, vdisk_checkpoint(disk->image), "checkpoint");
+    must(disk, vdisk_snapshot_create(disk->image, "early"), "snapshot");
+    for (unsigned i = 0; i < 30; i++)
+        must(disk, write_chunk(disk, 80 + i), "write");
+    must(disk, vdisk_flush(disk->image), "flush");
+    if (cut)
+        vdisk_abandon(disk->image);
+    else
+        shut(disk);
+    sim_set_capacity(disk->sim, sim_allocated_pages(disk->sim));
+}
+
+/* What gives space back needs some first, and has it: in the reserve that the superblock names. */
+static void test_a_disk_that_is_full_when_the_image_is_opened(void **state)
+{
+    static int (*const way[])(struct disk *) = {full_discard, full_zero,     full_checkpoint,
+                                                full_delete,  full_rollback, full_close};
+    (void)state;
+    for (unsigned i = 0; i < 4 * sizeof(way) / sizeof(way[0]); i++) {
+        struct disk disk = {.sim = sim_new(i),
+                            .journal_log2 = i % 2 ? 5 : 8,
+                            .compress = i / 2 % 2,
+                            .writes_fail = true};
+        print_message("way %u, run %u\n", i / 4, i % 4);
+        fill_with_holes(&disk, i % 4 == 1 || i % 4 == 2);
+        open_again(&disk);
+        must(&disk, way[i / 4](&disk), "on a full disk");
+        compare(&disk);
+        shut(&disk);
+        open_again(&disk);
+        compare(&disk);
+        expect_clean(&disk);
+        shut(&disk);
+        sim_free(disk.sim);
+    }
+}
+
 static char mount_point[200];
 
 static void child_on_tmpfs(void)
@@ -651,6 +738,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_a_full_disk_refuses_writes_and_nothing_else),
         cmocka_unit_test(test_wherever_space_ends),
         cmocka_unit_test(test_scattered_writes_leave_a_checkpoint_its_room),
+        cmocka_unit_test(test_a_disk_that_is_full_when_the_image_is_opened),
         cmocka_unit_test(test_a_full_tmpfs),
         cmocka_unit_test(test_a_failed_sync_latches_until_opened_again),
         cmocka_unit_test(test_punches_and_tables_keep_clear_of_new_writes),
