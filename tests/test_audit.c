@@ -17,9 +17,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -249,6 +251,50 @@ static void test_lines_removed_swapped_or_doubled_are_found(void **state)
     }
 }
 
+/* The key is right, and the numbers are. */
+static void test_lines_of_another_log_are_found(void **state)
+{
+    static struct log log, other;
+    static char altered[2 * LOG_MAX];
+
+    (void)state;
+    write_five(&log);
+    unlink(log_path);
+    write_five(&other);
+    for (unsigned i = 1; i < 5; i++) {
+        size_t from = line_at(&log, i), at = line_at(&other, i), end = line_at(&other, i + 1);
+
+        memcpy(altered, log.bytes, from);
+        memcpy(altered + from, other.bytes + at, other.length - at);
+        assert_true(is_damaged(altered, from + other.length - at));
+        assert_true(is_damaged(altered, from + end - at));
+    }
+}
+
+static void test_a_line_that_finds_no_room_is_taken_back(void **state)
+{
+    static struct log log;
+    const struct audit_event what = {.event = "no-room"};
+    struct rlimit before, small;
+
+    (void)state;
+    write_five(&log);
+    struct audit *audit = open_log();
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    small = before;
+    small.rlim_cur = log.length + 40;
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    int rc = audit_record(audit, &what);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, SIG_DFL);
+    assert_int_equal(rc, -EFBIG);
+    expect_good(5);
+    record(audit, "room-again", 0);
+    audit_close(audit);
+    expect_good(6);
+}
+
 static void test_a_tail_that_is_cut_is_found_by_the_head(void **state)
 {
     static struct log log;
@@ -436,6 +482,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_lines_are_json_with_who_and_what, fresh, cleanup),
         cmocka_unit_test_setup_teardown(test_each_byte_that_is_changed_is_found, fresh, cleanup),
         cmocka_unit_test_setup_teardown(test_lines_removed_swapped_or_doubled_are_found, fresh,
+                                        cleanup),
+        cmocka_unit_test_setup_teardown(test_lines_of_another_log_are_found, fresh, cleanup),
+        cmocka_unit_test_setup_teardown(test_a_line_that_finds_no_room_is_taken_back, fresh,
                                         cleanup),
         cmocka_unit_test_setup_teardown(test_a_tail_that_is_cut_is_found_by_the_head, fresh,
                                         cleanup),

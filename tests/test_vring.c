@@ -351,6 +351,13 @@ static void spoil_table_loop(struct guest *guest)
     put_desc(guest, DESC_AT, 0, GUEST + TABLE_AT, 16, VRING_DESC_F_INDIRECT, 0);
     offer(guest, 0);
 }
+static void spoil_table_next(struct guest *guest)
+{
+    put_desc(guest, TABLE_AT, 0, GUEST, 16, VRING_DESC_F_NEXT, 2);
+    put_desc(guest, TABLE_AT, 2, GUEST, 16, 0, 0);
+    put_desc(guest, DESC_AT, 0, GUEST + TABLE_AT, 32, VRING_DESC_F_INDIRECT, 0);
+    offer(guest, 0);
+}
 static void spoil_table_not_negotiated(struct guest *guest)
 {
     guest->ring.config.indirect = false;
@@ -379,8 +386,24 @@ static void a_split_ring_that_breaks_the_rules_is_refused(void **state)
     refuse_split(spoil_table_long);
     refuse_split(spoil_table_address);
     refuse_split(spoil_table_loop);
+    refuse_split(spoil_table_next);
     refuse_split(spoil_table_not_negotiated);
     refuse_split(spoil_twice);
+}
+
+static void a_chain_has_no_more_segments_than_there_is_room_for(void **state)
+{
+    static struct {
+        struct vring_chain chain;
+        struct vring_segment behind[2];
+    } room;
+
+    (void)state;
+    vring_chain_begin(&room.chain);
+    for (unsigned i = 0; i < VRING_SEGMENTS_MAX; i++)
+        assert_int_equal(vring_chain_add(&room.chain, GUEST, 1, i > 0), 0);
+    assert_int_equal(vring_chain_add(&room.chain, GUEST, 1, true), -EPROTO);
+    assert_int_equal(room.chain.readable + room.chain.writable, VRING_SEGMENTS_MAX);
 }
 
 static void rings_outside_of_memory_or_misaligned_are_refused(void **state)
@@ -553,6 +576,7 @@ int main(void)
         cmocka_unit_test(a_split_chain_is_fetched_and_given_back),
         cmocka_unit_test(an_indirect_table_is_followed),
         cmocka_unit_test(a_split_ring_that_breaks_the_rules_is_refused),
+        cmocka_unit_test(a_chain_has_no_more_segments_than_there_is_room_for),
         cmocka_unit_test(rings_outside_of_memory_or_misaligned_are_refused),
         cmocka_unit_test(the_event_index_says_when_to_call),
         cmocka_unit_test(a_packed_chain_is_fetched_and_given_back_on_every_lap),
