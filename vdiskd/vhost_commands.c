@@ -109,6 +109,10 @@ static void reset(struct vhost_conn *conn)
         queue->base = 0;
         queue->enabled = queue->has_address = false;
     }
+    /* Nothing is in flight now, and the next rings begin anew. */
+    if (conn->inflight.at)
+        memset(conn->inflight.at, 0,
+               conn->inflight.queues * vhost_inflight_bytes(conn->inflight.queue_size));
     conn->write_back = true;
     conn->status = 0;
 }
