@@ -203,8 +203,8 @@ static int change_memory(struct vhost_conn *conn, const struct vhost_message *me
 static int set_log(struct vhost_conn *conn, struct vhost_message *message,
                    struct vdisk_error *error)
 {
-    int result = vhost_log_set(&conn->memory.log, message->log.size, message->log.offset,
-                               message->fd[0], error);
+    int result =
+        vhost_log_set(&conn->memory, message->log.size, message->log.offset, message->fd[0], error);
 
     if (result == 0)
         reply_number(message, 0);
@@ -253,8 +253,7 @@ static int set_inflight(struct vhost_conn *conn, const struct vhost_message *mes
 {
     const struct vhost_wire_inflight *wire = &message->inflight;
     int result = check_inflight(conn, wire, error);
-    size_t mapping_bytes;
-    void *mapping;
+    struct vhost_mapping *mapping;
     uint8_t *at;
 
     for (unsigned i = 0; i < conn->queues; i++)
@@ -263,14 +262,12 @@ static int set_inflight(struct vhost_conn *conn, const struct vhost_message *mes
     if (result == 0 && wire->size < wire->queues * vhost_inflight_bytes(wire->queue_size))
         result = vhost_fail(error, -EINVAL, "the in-flight memory is too small");
     if (result == 0)
-        result = vhost_map(message->fd[0], wire->offset, wire->size, &mapping, &mapping_bytes, &at,
-                           error);
+        result = vhost_map(message->fd[0], wire->offset, wire->size, &conn->memory.lost, &mapping,
+                           &at, error);
     if (result)
         return result;
-    if (conn->inflight.mapping)
-        munmap(conn->inflight.mapping, conn->inflight.mapping_bytes);
+    vhost_unmap(conn->inflight.mapping);
     conn->inflight.mapping = mapping;
-    conn->inflight.mapping_bytes = mapping_bytes;
     conn->inflight.at = at;
     conn->inflight.queues = wire->queues;
     conn->inflight.queue_size = wire->queue_size;

@@ -74,8 +74,7 @@ struct vhost_conn {
     struct vhost_memory memory;
     int backend; /* for our messages to the front end; -1 */
     struct {     /* SET_INFLIGHT_FD */
-        void *mapping;
-        size_t mapping_bytes;
+        struct vhost_mapping *mapping;
         uint8_t *at;
         uint16_t queues, queue_size;
     } inflight;
@@ -99,6 +98,8 @@ void vhost_server_gone(struct vhost_server *server, struct vhost_conn *conn);
 void vhost_session(void *arg);
 /* No more requests; the front end is disconnected, soon. */
 void vhost_session_end(struct vhost_conn *conn);
+/* The same, for it took memory away from under us: see vhost_mapping.h. */
+void vhost_session_lost(struct vhost_conn *conn);
 
 /* vhost_commands.c: by the reader. Does what a message says; one that has a reply becomes it. */
 int vhost_command(struct vhost_conn *conn, struct vhost_message *message,

@@ -6,75 +6,12 @@
 #include "vhost_memory.h"
 
 #include <errno.h>
-#include <linux/magic.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/vfs.h>
-#include <unistd.h>
-
-int vhost_fail(struct vdisk_error *error, int code, const char *format, ...)
-{
-    va_list arguments;
-
-    if (error) {
-        error->code = code;
-        va_start(arguments, format);
-        vsnprintf(error->text, sizeof(error->text), format, arguments);
-        va_end(arguments);
-    }
-    return code;
-}
-
-/* Mappings of a hugetlbfs are of whole huge pages. */
-static uint64_t page_bytes(int fd)
-{
-    struct statfs about;
-
-    if (fstatfs(fd, &about) == 0 && (unsigned long)about.f_type == HUGETLBFS_MAGIC &&
-        about.f_bsize > 0 && about.f_bsize <= INT64_C(1) << 34)
-        return (uint64_t)about.f_bsize;
-    return (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
-int vhost_map(int fd, uint64_t offset, uint64_t size, void **mapping, size_t *mapping_bytes,
-              uint8_t **at, struct vdisk_error *error)
-{
-    uint64_t page = page_bytes(fd), start = offset / page * page, end;
-    struct stat about;
-
-    if (size == 0 || __builtin_add_overflow(offset, size, &end) || end > INT64_MAX - page)
-        return vhost_fail(error, -EINVAL, "a memory range is empty or wraps");
-    if (fstat(fd, &about))
-        return vhost_fail(error, -errno, "fstat of shared memory: %s", strerror(errno));
-    /* Past the end of the file an access would be a SIGBUS. */
-    if (!S_ISREG(about.st_mode) || (uint64_t)about.st_size < end)
-        return vhost_fail(error, -EINVAL, "shared memory is shorter than was said");
-    end = (end + page - 1) / page * page;
-    void *base = mmap(NULL, end - start, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd,
-                      (off_t)start);
-
-    if (base == MAP_FAILED)
-        return vhost_fail(error, -errno, "mmap of shared memory: %s", strerror(errno));
-    (void)madvise(base, end - start, MADV_DONTDUMP);
-    *mapping = base;
-    *mapping_bytes = end - start;
-    *at = (uint8_t *)base + (offset - start);
-    return 0;
-}
-
-static void unmap_region(struct vhost_region *region)
-{
-    if (region->mapping)
-        munmap(region->mapping, region->mapping_bytes);
-}
 
 void vhost_memory_clear(struct vhost_memory *memory)
 {
     for (unsigned i = 0; i < memory->count; i++)
-        unmap_region(&memory->region[i]);
+        vhost_unmap(memory->region[i].mapping);
     memory->count = 0;
 }
 
@@ -124,7 +61,7 @@ int vhost_memory_add(struct vhost_memory *memory, uint64_t guest, uint64_t size,
 
     if (rc)
         return rc;
-    rc = vhost_map(fd, offset, size, &region.mapping, &region.mapping_bytes, &region.host, error);
+    rc = vhost_map(fd, offset, size, &memory->lost, &region.mapping, &region.host, error);
     if (rc)
         return rc;
     memory->region[memory->count++] = region;
@@ -139,7 +76,7 @@ int vhost_memory_remove(struct vhost_memory *memory, uint64_t guest, uint64_t si
 
         if (region->guest != guest || region->size != size || region->user != user)
             continue;
-        unmap_region(region);
+        vhost_unmap(region->mapping);
         *region = memory->region[--memory->count];
         return 0;
     }
@@ -204,7 +141,7 @@ int vhost_memory_read(const struct vhost_memory *memory, uint64_t guest, void *t
         if (__builtin_add_overflow(guest, part, &guest) && length > 0)
             return -EFAULT;
     }
-    return 0;
+    return memory->lost ? -EFAULT : 0;
 }
 
 int vhost_memory_write(struct vhost_memory *memory, uint64_t guest, const void *from, size_t length)
@@ -225,33 +162,30 @@ int vhost_memory_write(struct vhost_memory *memory, uint64_t guest, const void *
         if (__builtin_add_overflow(guest, part, &guest) && length > 0)
             return -EFAULT;
     }
-    return 0;
+    return memory->lost ? -EFAULT : 0;
 }
 
 void vhost_log_clear(struct vhost_log *log)
 {
-    if (log->mapping)
-        munmap(log->mapping, log->mapping_bytes);
+    vhost_unmap(log->mapping);
     log->mapping = NULL;
     log->bits = NULL;
     log->bytes = 0;
 }
 
-int vhost_log_set(struct vhost_log *log, uint64_t size, uint64_t offset, int fd,
+int vhost_log_set(struct vhost_memory *memory, uint64_t size, uint64_t offset, int fd,
                   struct vdisk_error *error)
 {
-    size_t mapping_bytes;
-    void *mapping;
+    struct vhost_mapping *mapping;
     uint8_t *bits;
-    int rc = vhost_map(fd, offset, size, &mapping, &mapping_bytes, &bits, error);
+    int rc = vhost_map(fd, offset, size, &memory->lost, &mapping, &bits, error);
 
     if (rc)
         return rc;
-    vhost_log_clear(log);
-    log->mapping = mapping;
-    log->mapping_bytes = mapping_bytes;
-    log->bits = bits;
-    log->bytes = size;
+    vhost_log_clear(&memory->log);
+    memory->log.mapping = mapping;
+    memory->log.bits = bits;
+    memory->log.bytes = size;
     return 0;
 }
 

@@ -10,7 +10,7 @@
 #ifndef VDISKD_VHOST_MEMORY_H
 #define VDISKD_VHOST_MEMORY_H
 
-#include "vdisk/error.h"
+#include "vhost_mapping.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -20,18 +20,16 @@
 #define VHOST_LOG_PAGE    4096u
 
 struct vhost_region {
-    uint64_t guest, user; /* addresses */
-    uint64_t size;        /* bytes */
-    uint8_t *host;        /* where its first byte is mapped */
-    void *mapping;        /* of mapping_bytes; NULL: the memory is the caller's */
-    size_t mapping_bytes;
+    uint64_t guest, user;          /* addresses */
+    uint64_t size;                 /* bytes */
+    uint8_t *host;                 /* where its first byte is mapped */
+    struct vhost_mapping *mapping; /* NULL: the memory is the caller's */
 };
 
 struct vhost_log {
     uint8_t *bits; /* of guest pages; NULL: none */
     uint64_t bytes;
-    void *mapping;
-    size_t mapping_bytes;
+    struct vhost_mapping *mapping;
     bool enabled; /* VHOST_F_LOG_ALL is negotiated */
 };
 
@@ -39,6 +37,8 @@ struct vhost_memory {
     struct vhost_region region[VHOST_REGIONS_MAX];
     unsigned count;
     struct vhost_log log;
+    /* The front end took away what it had shared; nothing that was read since is of any use. */
+    volatile sig_atomic_t lost;
 };
 
 /* Unmaps everything; afterwards the table is empty. The log stays. */
@@ -63,25 +63,16 @@ void *vhost_memory_user(const struct vhost_memory *memory, uint64_t user, uint64
 bool vhost_memory_user_to_guest(const struct vhost_memory *memory, uint64_t user, uint64_t *guest);
 
 /* Copies between guest memory (which may cross adjoining regions) and ours. -EFAULT: not in the
- * table; then part may have been copied. A write is logged. */
+ * table, or lost; then part may have been copied. A write is logged. */
 int vhost_memory_read(const struct vhost_memory *memory, uint64_t guest, void *to, size_t length);
 int vhost_memory_write(struct vhost_memory *memory, uint64_t guest, const void *from,
                        size_t length);
 
 /* Maps `size` bytes of fd from `offset` as the log, in place of the one before. */
-int vhost_log_set(struct vhost_log *log, uint64_t size, uint64_t offset, int fd,
+int vhost_log_set(struct vhost_memory *memory, uint64_t size, uint64_t offset, int fd,
                   struct vdisk_error *error);
 void vhost_log_clear(struct vhost_log *log);
 /* Marks what pages [address, address + length) touches; what the log does not cover is left. */
 void vhost_log_mark(struct vhost_log *log, uint64_t address, uint64_t length);
-
-/* Maps `size` bytes of fd from `offset` (of any alignment), shared; the file must be that long.
- * *mapping and *mapping_bytes are for munmap(). -EINVAL, -errno. */
-int vhost_map(int fd, uint64_t offset, uint64_t size, void **mapping, size_t *mapping_bytes,
-              uint8_t **at, struct vdisk_error *error);
-
-/* Fills in an error; returns code. */
-int vhost_fail(struct vdisk_error *error, int code, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
 
 #endif

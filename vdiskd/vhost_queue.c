@@ -191,6 +191,8 @@ static void run(struct reactor_hook *hook)
     give_back(queue);
     if (goes_on && !queue->given_up && (queue->draining ? has_lost(queue) : is_enabled(queue)))
         fetch(queue);
+    if (queue->conn->memory.lost)
+        vhost_session_lost(queue->conn);
     if (queue->draining)
         task_wake(&queue->conn->reader);
 }

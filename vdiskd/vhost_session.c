@@ -6,7 +6,6 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #define PROTOCOL_REPLY_ACK 3
@@ -158,6 +157,8 @@ static int converse(struct vhost_conn *conn, struct vdisk_error *error)
 
             if (result == 0)
                 result = vhost_command(conn, &message, error);
+            if (conn->memory.lost)
+                vhost_session_lost(conn);
             (void)answer(conn, &message, has_reply, &result, error);
         }
         vhost_message_close(&message);
@@ -183,6 +184,13 @@ void vhost_session_end(struct vhost_conn *conn)
 {
     conn->ending = true;
     (void)shutdown(conn->fd, SHUT_RDWR);
+}
+
+void vhost_session_lost(struct vhost_conn *conn)
+{
+    if (!conn->ending)
+        vhost_conn_event(conn, VHOST_EVENT_FAILED, "shared memory became shorter than it was");
+    vhost_session_end(conn);
 }
 
 static int begin(struct vhost_conn *conn, struct vdisk_error *error)
@@ -216,8 +224,7 @@ static void end(struct vhost_conn *conn)
     vhost_ops_free(conn);
     vhost_memory_clear(&conn->memory);
     vhost_log_clear(&conn->memory.log);
-    if (conn->inflight.mapping)
-        munmap(conn->inflight.mapping, conn->inflight.mapping_bytes);
+    vhost_unmap(conn->inflight.mapping);
     if (conn->backend >= 0)
         close(conn->backend);
 }
