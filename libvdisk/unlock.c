@@ -224,6 +224,16 @@ struct vdisk_unlocked *vdisk_unlocked_copy(const struct vdisk_unlocked *unlocked
     return copy;
 }
 
+struct vdisk_unlocked *vdisk_unlocked_of(const struct vdisk_image *image)
+{
+    struct vdisk_unlocked *unlocked = vdisk_secret_alloc(sizeof(*unlocked));
+    if (unlocked) {
+        memcpy(unlocked->volume_key, image->volume_key, VD_KEY_BYTES);
+        unlocked->slot = image->slot_used;
+    }
+    return unlocked;
+}
+
 void vdisk_unlocked_free(struct vdisk_unlocked *unlocked)
 {
     vdisk_secret_free(unlocked);

@@ -396,6 +396,30 @@ static void test_a_hardened_program_leaves_no_core(void **state)
     assert_int_equal(cores_in_directory(), 0);
 }
 
+static void test_an_open_image_can_be_opened_again_without_its_key(void **state)
+{
+    struct vdisk_open_options options = {.struct_bytes = sizeof(options), .read_only = true};
+    struct vdisk_unlocked *unlocked = NULL;
+    struct vdisk_image *again = NULL;
+    struct vdisk_key key = passphrase();
+    char byte = 0;
+    (void)state;
+    assert_int_equal(create_for(&key), 0);
+    assert_int_equal(vdisk_write(image, MIB - 1, "x", 1), 0);
+    assert_int_equal(vdisk_close(image, NULL), 0);
+    assert_int_equal(vdisk_open(path, &options, &key, &image, &error), 0);
+    unlocked = vdisk_unlocked_of(image);
+    assert_non_null(unlocked);
+    options.unlocked = unlocked;
+    assert_int_equal(vdisk_open(path, &options, NULL, &again, &error), 0);
+    vdisk_unlocked_free(unlocked);
+    assert_int_equal(vdisk_key_slot_used(again), 0);
+    assert_int_equal(vdisk_close(image, NULL), 0);
+    assert_int_equal(vdisk_read(again, MIB - 1, &byte, 1), 0);
+    assert_int_equal(byte, 'x');
+    assert_int_equal(vdisk_close(again, NULL), 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(int argc, char **argv)
@@ -404,6 +428,7 @@ int main(int argc, char **argv)
         TEST(test_each_kind_opens_what_it_created),
         TEST(test_a_wrong_key_of_each_kind_does_not_open),
         TEST(test_keys_that_are_none),
+        TEST(test_an_open_image_can_be_opened_again_without_its_key),
         TEST(test_keyslots_come_and_go),
         TEST(test_a_new_key_survives_a_crash_and_both_copies_have_it),
         TEST(test_no_secret_is_in_the_file),

@@ -147,6 +147,9 @@ int vdisk_unlock(const char *path, const struct vdisk_key *key, struct vdisk_unl
                  struct vdisk_error *error);
 /* Another one, for who must open the image anew later. NULL without memory. */
 struct vdisk_unlocked *vdisk_unlocked_copy(const struct vdisk_unlocked *unlocked);
+/* That of an open image, to open it for reading once more, for another thread. NULL without memory.
+ */
+struct vdisk_unlocked *vdisk_unlocked_of(const struct vdisk_image *image);
 /* Wipes it. NULL is allowed. */
 void vdisk_unlocked_free(struct vdisk_unlocked *unlocked);
 
