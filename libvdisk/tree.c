@@ -372,7 +372,7 @@ static int node_load(struct vd_node *node)
 {
     struct vdisk_image *image = node->tree->image;
     size_t length = node->ref.blocks * VD_BLOCK;
-    uint8_t *bytes = vd_buffer_new(length);
+    uint8_t *bytes = vd_pool_take(&image->pool, length);
     if (!bytes)
         return -ENOMEM;
     int r = vd_node_fetch(image, node->tree->type, node->level, node->index, &node->ref, bytes);
@@ -383,7 +383,7 @@ static int node_load(struct vd_node *node)
                              tree_name[node->tree->type], (unsigned long long)node->index,
                              node->level);
     }
-    free(bytes);
+    vd_pool_give(&image->pool, bytes, length);
     return r;
 }
 
