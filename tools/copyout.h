@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Copying a range of a drive out of an image: several reads in flight, handed to a sink in order.
+ * Copying a range of a drive out of an image to a sink, on all processors.
  */
 #ifndef TOOLS_COPYOUT_H
 #define TOOLS_COPYOUT_H

@@ -92,6 +92,7 @@ int session_open(struct session *session, const char *command, const char *opera
     status = keyopt_load(&options->key, KEYOPT_OPEN, command, session->spec.path, &held);
     if (status != STATUS_DONE)
         return status;
+    session->base = options->base;
     if (flags & SESSION_WORKERS)
         session->workers = session_workers();
     status = open_image(session, options, &held.key, flags);
@@ -101,6 +102,27 @@ int session_open(struct session *session, const char *command, const char *opera
     if (status != STATUS_DONE)
         return session_close(session, status);
     return STATUS_DONE;
+}
+
+int session_open_again(const struct session *session, const struct vdisk_unlocked *unlocked,
+                       struct vdisk_image **image, struct vdisk_snapshot **snapshot)
+{
+    struct vdisk_open_options options = {
+        .struct_bytes = sizeof(options),
+        .read_only = true,
+        .unlocked = unlocked,
+        .base_path = session->base,
+        .cache_bytes = 2 << 20, /* for who reads the drive through, once */
+    };
+    int result = vdisk_open(session->spec.path, &options, NULL, image, NULL);
+
+    *snapshot = NULL;
+    if (result || !session->snapshot)
+        return result;
+    result = vdisk_snapshot_open(*image, session->spec.snapshot, snapshot);
+    if (result)
+        vdisk_close(*image, NULL);
+    return result;
 }
 
 int session_close(struct session *session, int status)

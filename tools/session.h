@@ -38,6 +38,7 @@ enum {
 
 struct session {
     struct imagespec spec;
+    const char *base; /* as in the options */
     struct vdisk_workers *workers;
     struct vdisk_image *image;
     struct vdisk_snapshot *snapshot; /* NULL: the live state */
@@ -50,6 +51,11 @@ int session_open(struct session *session, const char *command, const char *opera
 /* Closes, making everything durable. Returns `status`, or that of a failing close if `status` was
  * STATUS_DONE; only then is the latter reported. */
 int session_close(struct session *session, int status);
+
+/* Opens image and snapshot once more, for another thread and without workers. Reports nothing. 0,
+ * or an error. */
+int session_open_again(const struct session *session, const struct vdisk_unlocked *unlocked,
+                       struct vdisk_image **image, struct vdisk_snapshot **snapshot);
 
 /* Reports the image's last error, under the operand's name. */
 int session_fail(struct session *session, int code);

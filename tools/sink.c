@@ -10,6 +10,7 @@
 #include "zeros.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/fs.h>
 #include <stdbool.h>
 #include <sys/ioctl.h>
@@ -70,7 +71,14 @@ void sink_stream(struct sink *sink, const char *name, int fd)
 
 /* --- a block device ----------------------------------------------------------------------- */
 
-static int device_data(struct sink *sink, uint64_t offset, const void *data, uint64_t length)
+/* Lets the disk begin, so that it works beside the processors and not after them, in fsync(). That
+ * also reports what fails here. */
+static void begin_writeback(struct sink *sink, uint64_t offset, uint64_t length)
+{
+    (void)sync_file_range(sink->fd, (off_t)offset, (off_t)length, SYNC_FILE_RANGE_WRITE);
+}
+
+static int write_run(struct sink *sink, uint64_t offset, const void *data, uint64_t length)
 {
     const uint8_t *at = data;
 
@@ -86,6 +94,15 @@ static int device_data(struct sink *sink, uint64_t offset, const void *data, uin
         }
     }
     return 0;
+}
+
+static int device_data(struct sink *sink, uint64_t offset, const void *data, uint64_t length)
+{
+    int result = write_run(sink, offset, data, length);
+
+    if (result == 0)
+        begin_writeback(sink, offset, length);
+    return result;
 }
 
 static int device_zeros(struct sink *sink, uint64_t offset, uint64_t length)
@@ -110,7 +127,7 @@ void sink_device(struct sink *sink, const char *name, int fd)
 {
     static const struct sink_ops ops = {.data = device_data, .zeros = device_zeros};
 
-    *sink = (struct sink){.ops = &ops, .name = name, .fd = fd, .any_thread = true};
+    *sink = (struct sink){.ops = &ops, .name = name, .fd = fd, .any_order = true};
 }
 
 /* --- a file, and a drive behind NBD ------------------------------------------------------- */
@@ -119,7 +136,7 @@ typedef int put(struct sink *sink, uint64_t offset, const void *data, uint64_t l
 
 /* Only what is not zero, in runs as long as possible. */
 static int put_sparse(struct sink *sink, uint64_t offset, const uint8_t *data, uint64_t length,
-                      put *write_run)
+                      put *put_run)
 {
     uint64_t at = 0;
 
@@ -129,7 +146,7 @@ static int put_sparse(struct sink *sink, uint64_t offset, const uint8_t *data, u
 
         at += run;
         run = zeros_data_run(data + at, length - at, ZEROS_BLOCK_BYTES);
-        result = run ? write_run(sink, offset + at, data + at, run) : 0;
+        result = run ? put_run(sink, offset + at, data + at, run) : 0;
         if (result)
             return result;
         at += run;
@@ -139,7 +156,11 @@ static int put_sparse(struct sink *sink, uint64_t offset, const uint8_t *data, u
 
 static int file_data(struct sink *sink, uint64_t offset, const void *data, uint64_t length)
 {
-    return put_sparse(sink, offset, data, length, device_data);
+    int result = put_sparse(sink, offset, data, length, write_run);
+
+    if (result == 0)
+        begin_writeback(sink, offset, length);
+    return result;
 }
 
 static int leave_zeros(struct sink *sink, uint64_t offset, uint64_t length)
@@ -154,7 +175,7 @@ void sink_file(struct sink *sink, const char *name, int fd)
 {
     static const struct sink_ops ops = {.data = file_data, .zeros = leave_zeros};
 
-    *sink = (struct sink){.ops = &ops, .name = name, .fd = fd, .any_thread = true};
+    *sink = (struct sink){.ops = &ops, .name = name, .fd = fd, .any_order = true};
 }
 
 static int nbd_write_run(struct sink *sink, uint64_t offset, const void *data, uint64_t length)

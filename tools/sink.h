@@ -2,8 +2,8 @@
 /*
  * Where a drive is copied to: a stream, a file, a block device, or another format by way of NBD.
  *
- * Every byte of the copied range is handed over once, in order, as data or as zeros. A failing
- * function says why in `error`; nothing is called after that but close().
+ * Every byte of the copied range is handed over once, in order unless the sink says that it takes
+ * any, as data or as zeros. A failing function says why in `error`; nothing is called after that.
  */
 #ifndef TOOLS_SINK_H
 #define TOOLS_SINK_H
@@ -25,7 +25,9 @@ struct sink {
     const struct sink_ops *ops;
     const char *name; /* for messages */
     int fd;
-    bool any_thread; /* else data() and zeros() want the thread that signals interrupt */
+    /* Pieces in any order, on several threads at once that have a copy of the sink each; else in
+     * order, on the thread that signals interrupt. */
+    bool any_order;
     struct nbd_client *client;
     struct vdisk_error error;
 };
