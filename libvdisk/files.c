@@ -7,7 +7,8 @@
  * - Part n holds the bytes [n * split_bytes, (n + 1) * split_bytes). A part that does not exist
  *   reads as zeros; the layers above notice by their tags.
  * - A file that was changed is `dirty` until it is taken for an fdatasync; a directory in which a
- *   name came or went, until its fsync.
+ *   name came or went, until its fsync. Who opens files to write takes them for changed: a process
+ *   that was killed may have written what the next one builds on.
  * - Read-only, there is no descriptor that could write.
  *
  * Only regular files and block devices are opened, and nothing else even for a moment if the
@@ -155,7 +156,8 @@ static int open_first(struct vdisk_files *files, const char *path, int flags,
     } while (fd < 0 && errno == EINTR);
     if (fd < 0)
         return open_failed(errno, create, error);
-    files->parts[0] = (struct part){.fd = fd, .exists = true, .created = create, .dirty = create};
+    files->parts[0] =
+        (struct part){.fd = fd, .exists = true, .created = create, .dirty = !files->read_only};
     files->created = create;
     if (fstat(fd, &status) < 0 || fcntl(fd, F_SETFL, 0) < 0)
         return open_failed(errno, create, error);
@@ -274,6 +276,7 @@ int vdisk_files_set_split(struct vdisk_files *files, uint64_t split_bytes, uint3
         files->part_end = i + 1;
     }
     files->split_bytes = split_bytes;
+    files->directory_dirty = !files->read_only;
     return 0;
 
 fail:
@@ -317,8 +320,9 @@ static int part_open(struct vdisk_files *files, unsigned number, bool create, in
     if (part->fd < 0)
         return -errno;
     set_direct(files, part->fd);
+    part->dirty = !files->read_only;
     if (!part->exists) {
-        part->exists = part->created = part->dirty = true;
+        part->exists = part->created = true;
         files->directory_dirty = true;
         if (number >= files->part_end)
             files->part_end = number + 1;

@@ -347,6 +347,21 @@ static void test_sync_reaches_what_changed_and_only_that(void **state)
     plain_shut(io);
 }
 
+static void test_the_first_sync_reaches_what_a_killed_process_wrote(void **state)
+{
+    (void)state;
+    plain_shut(plain_open_ok(VDISK_OPEN_CREATE));
+    struct vdisk_io *io = plain_open_faked(0);
+    assert_int_equal(plain_run(io, VDISK_IO_SYNC, 0, NULL, 0), 0);
+    assert_int_equal(plain_run(io, VDISK_IO_SYNC, 0, NULL, 0), 0);
+    assert_int_equal(plain_fake.syncs, 1);
+    plain_shut(io);
+    io = plain_open_faked(VDISK_OPEN_READ_ONLY);
+    assert_int_equal(plain_run(io, VDISK_IO_SYNC, 0, NULL, 0), 0);
+    assert_int_equal(plain_fake.syncs, 0);
+    plain_shut(io);
+}
+
 static void test_after_a_failed_sync_no_later_one_succeeds(void **state)
 {
     struct vdisk_io *io = plain_open_faked(VDISK_OPEN_CREATE);
@@ -396,6 +411,7 @@ int main(void)
         TEST(test_a_bad_block_fails_only_the_write_that_hits_it),
         TEST(test_punching_is_best_effort),
         TEST(test_sync_reaches_what_changed_and_only_that),
+        TEST(test_the_first_sync_reaches_what_a_killed_process_wrote),
         TEST(test_after_a_failed_sync_no_later_one_succeeds),
         TEST(test_a_failed_directory_sync_is_a_failed_sync),
     };

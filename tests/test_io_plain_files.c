@@ -288,6 +288,24 @@ static void test_parts_are_synced_with_their_names(void **state)
     plain_shut(io);
 }
 
+static void test_the_first_sync_reaches_the_parts_in_use_and_their_names(void **state)
+{
+    struct vdisk_io *io = plain_open_split(VDISK_OPEN_CREATE);
+
+    (void)state;
+    assert_int_equal(plain_run(io, VDISK_IO_WRITE, 0, plain_buffer, 12 * PAGE), 0);
+    plain_shut(io); /* killed before a sync */
+    io = plain_open_faked(0);
+    assert_int_equal(io->ops->set_split(io, SPLIT, PART_SET), 0);
+    assert_int_equal(plain_run(io, VDISK_IO_READ, SPLIT, plain_back, PAGE), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(plain_run(io, VDISK_IO_SYNC, 0, NULL, 0), 0);
+        assert_int_equal(plain_fake.syncs, 2);
+        assert_int_equal(plain_fake.directory_syncs, 1);
+    }
+    plain_shut(io);
+}
+
 static void test_truncating_a_split_image_removes_later_parts(void **state)
 {
     struct vdisk_io *io = plain_open_split(VDISK_OPEN_CREATE);
@@ -377,6 +395,7 @@ int main(void)
         TEST(test_merged_writes_are_cut_at_part_borders),
         TEST(test_a_missing_part_reads_as_zeros),
         TEST(test_parts_are_synced_with_their_names),
+        TEST(test_the_first_sync_reaches_the_parts_in_use_and_their_names),
         TEST(test_truncating_a_split_image_removes_later_parts),
         TEST(test_split_settings_are_checked),
         TEST(test_remove_takes_back_what_create_made),
