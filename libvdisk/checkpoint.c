@@ -243,7 +243,6 @@ static int new_epoch(struct vdisk_image *image)
     image->stamp = (uint64_t)epoch << VD_STAMP_COUNTER;
     struct vd_journal *j = &image->journal;
     j->seq += j->ring_blocks + 1;
-    j->durable = j->seq;
     memset(j->prev_tag, 0, VD_TAG_BYTES);
     return 0;
 }

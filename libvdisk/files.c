@@ -40,6 +40,7 @@ struct vdisk_files {
     const struct vd_file_calls *calls;
     char *path;       /* absolute where possible: a daemon may change its directory */
     const char *name; /* the last component of path */
+    int cached;       /* part 0 through the page cache, to write; -1: none is needed, or there is */
     int directory;    /* -1 until names are needed */
     bool directory_dirty;
     bool read_only;
@@ -117,6 +118,23 @@ static void set_direct(const struct vdisk_files *files, int fd)
         (void)fcntl(fd, F_SETFL, O_DIRECT);
 }
 
+/* Part 0 once more, without O_DIRECT, if the name still leads there. */
+static void open_cached(struct vdisk_files *files, const char *path, const struct stat *first)
+{
+    struct stat status;
+
+    if (!files->direct || files->read_only)
+        return;
+    files->cached = open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    if (files->cached < 0)
+        return;
+    if (fstat(files->cached, &status) < 0 || status.st_dev != first->st_dev ||
+        status.st_ino != first->st_ino) {
+        close(files->cached);
+        files->cached = -1;
+    }
+}
+
 static int lock(int fd, bool shared, struct vdisk_error *error)
 {
     int result;
@@ -166,9 +184,11 @@ static int open_first(struct vdisk_files *files, const char *path, int flags,
     if (result)
         return result;
     files->block_device = S_ISBLK(status.st_mode);
-    if (flags & VDISK_OPEN_NO_LOCK)
-        return 0;
-    return lock(fd, files->read_only, error);
+    if (!(flags & VDISK_OPEN_NO_LOCK))
+        result = lock(fd, files->read_only, error);
+    if (result == 0)
+        open_cached(files, path, &status);
+    return result;
 }
 
 static int open_directory(struct vdisk_files *files)
@@ -215,7 +235,7 @@ int vdisk_files_open(const char *path, int flags, struct vdisk_files **out,
     if (!files)
         return vd_fail(error, -ENOMEM, "out of memory");
     files->calls = &real_calls;
-    files->directory = -1;
+    files->directory = files->cached = -1;
     files->part_end = 1;
     files->direct = flags & VDISK_OPEN_DIRECT;
     files->read_only = flags & (VDISK_OPEN_READ_ONLY | VDISK_OPEN_NO_LOCK);
@@ -441,6 +461,11 @@ int vdisk_files_truncate(struct vdisk_files *files, uint64_t length)
     return result;
 }
 
+int vdisk_files_cached(const struct vdisk_files *files)
+{
+    return files->cached;
+}
+
 bool vdisk_files_read_only(const struct vdisk_files *files)
 {
     return files->read_only;
@@ -481,6 +506,8 @@ void vdisk_files_close(struct vdisk_files *files)
         if (files->parts[i].fd >= 0)
             close(files->parts[i].fd);
     }
+    if (files->cached >= 0)
+        close(files->cached);
     if (files->directory >= 0)
         close(files->directory);
     free(files->path);

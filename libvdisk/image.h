@@ -34,8 +34,14 @@ struct vd_journal {
     uint8_t *pending; /* encoded operations since the last record */
     size_t pending_bytes, pending_room;
     uint32_t pending_count;
-    uint32_t pending_blocks;  /* at most this many blocks of ring for what is pending */
-    uint32_t reserved_blocks; /* for writes in flight */
+    uint64_t added, kept; /* operations ever; of these, in records whose write has completed */
+    /* The first of the pending operations are also in the last record: one block that no sync was
+     * meant to cover yet, so that it may be written again with more of them. 0: none. */
+    size_t loose_bytes;
+    uint32_t loose_count;
+    uint8_t loose_prev_tag[VD_TAG_BYTES]; /* of the record before it */
+    uint32_t pending_blocks;              /* at most this many blocks of ring for what is pending */
+    uint32_t reserved_blocks;             /* for writes in flight */
     struct vd_rwlock lock;
 };
 

@@ -9,7 +9,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define BODY_MAX (VD_RECORD_BLOCKS_MAX * VD_BLOCK - VD_RECORD_HEAD - VD_RECORD_BODY_HEAD)
+#define BODY_MAX   (VD_RECORD_BLOCKS_MAX * VD_BLOCK - VD_RECORD_HEAD - VD_RECORD_BODY_HEAD)
+#define BODY_BLOCK (VD_BLOCK - VD_RECORD_HEAD - VD_RECORD_BODY_HEAD)
 
 uint32_t vd_journal_cost(size_t op_bytes)
 {
@@ -31,7 +32,7 @@ int vd_journal_admit(struct vdisk_image *image, uint32_t blocks)
         if (j->used + j->pending_blocks + j->reserved_blocks + blocks <= j->ring_blocks)
             break;
         /* Small writes reserve a block each; written together they take far less. */
-        bool thin = j->pending_blocks > 2 * vd_journal_cost(j->pending_bytes);
+        bool thin = j->pending_blocks > 2 * vd_journal_cost(j->pending_bytes - j->loose_bytes);
         int r = thin ? vd_journal_emit(image) : vd_checkpoint_join(image);
         if (r)
             return r;
@@ -62,6 +63,7 @@ void vd_journal_add(struct vdisk_image *image, const struct vd_op *op)
     vd_op_encode(op, j->pending + j->pending_bytes);
     j->pending_bytes += size;
     j->pending_count++;
+    j->added++;
 }
 
 void vd_journal_settle(struct vdisk_image *image, uint32_t blocks, bool added)
@@ -138,12 +140,14 @@ static int build_record(struct vdisk_image *image, struct vd_cipher *cipher, con
     record->bytes = bytes;
     record->io[0] = (struct vdisk_io_request){
         .op = VDISK_IO_WRITE,
+        .cached = true,
         .offset = (4 + (uint64_t)j->pos) * VD_BLOCK,
         .data = bytes,
         .length = (uint64_t)first * VD_BLOCK,
     };
     record->io[1] = (struct vdisk_io_request){
         .op = VDISK_IO_WRITE,
+        .cached = true,
         .offset = 4 * VD_BLOCK,
         .data = bytes + (size_t)first * VD_BLOCK,
         .length = (uint64_t)(blocks - first) * VD_BLOCK,
@@ -155,8 +159,35 @@ static int build_record(struct vdisk_image *image, struct vd_cipher *cipher, con
     return 0;
 }
 
-/* All pending operations as records, in memory. */
-static int build_records(struct vdisk_image *image, struct record_buffer **list)
+/* --- the last record, while it may be written again --- */
+
+/* It stays as it is. */
+static void fix_last(struct vd_journal *j)
+{
+    if (j->loose_bytes == 0)
+        return;
+    j->pending_bytes -= j->loose_bytes;
+    j->pending_count -= j->loose_count;
+    memmove(j->pending, j->pending + j->loose_bytes, j->pending_bytes);
+    j->loose_bytes = 0;
+    j->loose_count = 0;
+}
+
+/* Steps back before it, so that the next record takes its place, if all of it fits there. */
+static void take_last(struct vd_journal *j)
+{
+    if (j->pending_bytes > BODY_BLOCK)
+        fix_last(j);
+    if (j->loose_bytes == 0)
+        return;
+    j->pos = (j->pos + j->ring_blocks - 1) % j->ring_blocks;
+    j->used--;
+    memcpy(j->prev_tag, j->loose_prev_tag, VD_TAG_BYTES);
+}
+
+/* All pending operations as records, in memory. With `keep` they stay pending while they are in a
+ * record that may be written again. */
+static int build_records(struct vdisk_image *image, bool keep, struct record_buffer **list)
 {
     struct vd_journal *j = &image->journal;
     struct vd_epoch_keys *keys = NULL;
@@ -167,6 +198,9 @@ static int build_records(struct vdisk_image *image, struct record_buffer **list)
     struct vd_cipher *cipher = vd_keys_take(keys);
     if (!cipher)
         r = -ENOMEM;
+    take_last(j);
+    memcpy(j->loose_prev_tag, j->prev_tag, VD_TAG_BYTES);
+    keep = keep && j->pending_bytes <= BODY_BLOCK;
     for (size_t at = 0; !r && at < j->pending_bytes;) {
         uint32_t count;
         size_t share = record_share(j->pending + at, j->pending_bytes - at, &count);
@@ -177,44 +211,80 @@ static int build_records(struct vdisk_image *image, struct record_buffer **list)
     }
     vd_keys_give(keys, cipher);
     vd_keys_put(keys);
-    j->pending_bytes = 0;
-    j->pending_count = 0;
+    j->loose_bytes = j->pending_bytes;
+    j->loose_count = j->pending_count;
+    if (!keep)
+        fix_last(j);
     j->pending_blocks = 0;
     return r;
 }
 
-int vd_journal_emit(struct vdisk_image *image)
+static int write_records(struct vdisk_image *image, struct record_buffer *list)
 {
-    struct vd_journal *j = &image->journal;
-    struct record_buffer *list = NULL;
     struct vd_group group;
-    int r = 0;
-    vd_lock_exclusive(&image->loop, &j->lock);
-    if (image->failed) {
-        r = VDISK_E_FAILED;
-        goto out;
-    }
-    if (j->pending_bytes == 0)
-        goto out;
-    r = build_records(image, &list);
     vd_group_init(&group, &image->loop);
-    for (struct record_buffer *record = list; !r && record; record = record->next) {
+    for (struct record_buffer *record = list; record; record = record->next) {
         vd_group_io(&group, &record->io[0]);
         if (record->io[1].length)
             vd_group_io(&group, &record->io[1]);
     }
-    int written = vd_group_wait(&group);
-    r = r ? r : written;
-    if (r)
-        vd_image_latch(image, r, "the journal cannot be written");
-out:
-    vd_unlock_exclusive(&image->loop, &j->lock);
+    return vd_group_wait(&group);
+}
+
+static void free_records(struct record_buffer *list)
+{
     while (list) {
         struct record_buffer *next = list->next;
         free(list->bytes);
         free(list);
         list = next;
     }
+}
+
+static int emit(struct vdisk_image *image, bool keep)
+{
+    struct vd_journal *j = &image->journal;
+    struct record_buffer *list = NULL;
+    int r = 0;
+    vd_lock_exclusive(&image->loop, &j->lock);
+    if (image->failed) {
+        r = VDISK_E_FAILED;
+        goto out;
+    }
+    if (j->pending_bytes == j->loose_bytes) { /* all of it was written */
+        if (!keep)
+            fix_last(j);
+        j->pending_blocks = 0;
+        goto out;
+    }
+    r = build_records(image, keep, &list);
+    uint64_t added = j->added;
+    if (!r)
+        r = write_records(image, list);
+    if (r)
+        vd_image_latch(image, r, "the journal cannot be written");
+    else
+        j->kept = added;
+out:
+    vd_unlock_exclusive(&image->loop, &j->lock);
+    free_records(list);
+    return r;
+}
+
+int vd_journal_emit(struct vdisk_image *image)
+{
+    return emit(image, false);
+}
+
+int vd_journal_keep(struct vdisk_image *image)
+{
+    const struct vd_journal *j = &image->journal;
+    uint64_t upto = j->added;
+    int r = 0;
+    if (j->kept < upto)
+        vd_yield(&image->loop); /* what completes in the same turn shares the record */
+    while (!r && j->kept < upto)
+        r = emit(image, true);
     return r;
 }
 

@@ -4,6 +4,10 @@
  *
  * Invariant: used + pending_blocks + reserved_blocks <= ring_blocks. Whoever is going to add
  * operations reserves ring space first, so that a flush always finds room.
+ *
+ * A record that is written so that single writes outlive the process (vd_journal_keep) is written
+ * again, with those that follow, while it is one block and no sync has begun that is to make it
+ * durable: vd_journal_emit, from which every such sync starts, ends that.
  */
 #ifndef VD_JOURNAL_H
 #define VD_JOURNAL_H
@@ -22,6 +26,9 @@ void vd_journal_add(struct vdisk_image *image, const struct vd_op *op);
 void vd_journal_settle(struct vdisk_image *image, uint32_t blocks, bool added);
 /* Writes what is pending as records; not yet durable. Latches on failure. May wait. */
 int vd_journal_emit(struct vdisk_image *image);
+/* Every operation that was added before is in a record that outlives this process when this
+ * returns 0. Latches on failure. May wait. */
+int vd_journal_keep(struct vdisk_image *image);
 /* Everything that completed before is durable when this returns 0. May wait. */
 int vd_commit(struct vdisk_image *image);
 

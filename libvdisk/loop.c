@@ -191,6 +191,11 @@ void vd_wait(struct vd_loop *loop, struct vd_waitqueue *queue)
     vdisk_co_yield(waiter.co);
 }
 
+void vd_yield(struct vd_loop *loop)
+{
+    vd_wait(loop, &loop->root->ready);
+}
+
 void vd_wake_one(struct vd_loop *loop, struct vd_waitqueue *queue)
 {
     struct vd_waiter *waiter = pop(queue);

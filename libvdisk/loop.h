@@ -48,6 +48,8 @@ bool vd_loop_step(struct vd_loop *loop, bool wait);
 
 /* Everything below is called from inside a coroutine of the loop. */
 
+/* Lets everything run that is ready, and what completes meanwhile. */
+void vd_yield(struct vd_loop *loop);
 /* Waits on `queue` until woken. */
 void vd_wait(struct vd_loop *loop, struct vd_waitqueue *queue);
 /* Moves the first waiter, or all, to the ready list; also callable outside coroutines. */

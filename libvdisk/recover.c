@@ -30,21 +30,21 @@ struct recovery {
     uint64_t guest_blocks;
     struct found *list, **tail;
     uint64_t end;     /* sequence number at which the log ends */
+    uint64_t above;   /* one more than that of any record after the end */
     uint64_t durable; /* the greatest that was seen */
 };
 
-/* Reads and authenticates the record that begins at `pos` of the ring, whatever its number; *out
- * is NULL when there is none. -ENOMEM, -EIO. */
-static int read_record(struct recovery *rec, uint32_t pos, uint64_t min, uint64_t max,
-                       struct found **out)
+/* Reads and authenticates the record that begins at `pos` of the ring, if its number is at least
+ * `min`; *out is NULL when there is none. -ENOMEM, -EIO. */
+static int read_record(struct recovery *rec, uint32_t pos, uint64_t min, struct found **out)
 {
     const struct vd_journal *j = &rec->image->journal;
     const uint8_t *head = rec->ring + (size_t)pos * VD_BLOCK;
     uint64_t seq = vd_get64(head + 24);
     uint32_t blocks = vd_get32(head + 32);
     *out = NULL;
-    if (seq < min || seq > max || blocks < 1 || blocks > VD_RECORD_BLOCKS_MAX ||
-        blocks > j->ring_blocks || !vd_is_zero(head + 36, 12) ||
+    if (seq < min || blocks < 1 || blocks > VD_RECORD_BLOCKS_MAX || blocks > j->ring_blocks ||
+        !vd_is_zero(head + 36, 12) ||
         vd_stamp_epoch(vd_get64(head + 16)) != rec->image->super->epoch)
         return 0;
     size_t length = (size_t)blocks * VD_BLOCK;
@@ -119,7 +119,7 @@ static int read_chain(struct recovery *rec)
     rec->durable = j->seq;
     for (;;) {
         struct found *found;
-        int r = read_record(rec, j->pos, rec->end, rec->end, &found);
+        int r = read_record(rec, j->pos, rec->end, &found);
         if (r)
             return r;
         if (!found)
@@ -133,7 +133,7 @@ static int read_chain(struct recovery *rec)
         *rec->tail = found;
         rec->tail = &found->next;
         used += found->blocks;
-        rec->end++;
+        rec->end = found->seq + 1;
         rec->durable = vd_max64(rec->durable, found->record.durable);
         memcpy(j->prev_tag, found->tag, VD_TAG_BYTES);
         j->pos = (j->pos + found->blocks) % j->ring_blocks;
@@ -147,9 +147,11 @@ static int refuse_damage(struct recovery *rec)
     bool damaged = rec->durable > rec->end;
     for (uint32_t pos = 0; pos < j->ring_blocks && !damaged; pos++) {
         struct found *found;
-        int r = read_record(rec, pos, rec->end + 1, rec->end + j->ring_blocks, &found);
+        int r = read_record(rec, pos, rec->end, &found);
         if (r)
             return r;
+        if (found)
+            rec->above = vd_max64(rec->above, found->seq + 1);
         damaged = found && found->record.durable > rec->end;
         free_found(found);
     }
@@ -295,7 +297,7 @@ int vd_journal_recover(struct vdisk_image *image)
         r = verify_tail(&rec);
     if (!r)
         r = apply_list(&rec);
-    j->seq = rec.end;
+    j->seq = vd_max64(rec.end, rec.above);
     while (rec.list) {
         struct found *found = rec.list;
         rec.list = found->next;

@@ -51,7 +51,11 @@ static int perform(struct vdisk_image *image, struct vdisk_request *request)
     case VDISK_FLUSH:
         return vd_commit(image);
     }
-    return !r && request->fua ? vd_commit(image) : r;
+    if (r)
+        return r;
+    if (request->fua)
+        return vd_commit(image);
+    return request->outlives ? vd_journal_keep(image) : 0;
 }
 
 static void append(struct vdisk_request **head, struct vdisk_request **tail,

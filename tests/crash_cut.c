@@ -41,15 +41,24 @@ static void open_disk(struct cut *cut)
     cut->run->shared->half_deleted += is_half_deleted(cut);
 }
 
-/* Which of the worlds it is: that before what is under way, or that after. With `again` a copy
- * that holds what was seen and nothing else. */
+/* What a kill leaves, if it happens now or when all that was asked for is done. */
+static bool is_kill(const struct cut *cut)
+{
+    return cut->mode == SIM_KEEP_ALL || cut->mode == SIM_KEEP_COMPLETED;
+}
+
+/* It must be one of the worlds: that before what is under way, or that after. With `again` returns
+ * a copy that holds what was seen and nothing else. */
 static struct crash_world *compare(struct cut *cut, bool again)
 {
     struct crash_run *run = cut->run;
     struct crash_world *worlds[] = {run->world, run->after};
     char failure[2][256] = {"", ""};
     for (unsigned i = 0; i < 2 && worlds[i]; i++) {
-        struct crash_world *world = again ? crash_world_copy(worlds[i]) : worlds[i];
+        bool own = again || is_kill(cut);
+        struct crash_world *world = own ? crash_world_copy(worlds[i]) : worlds[i];
+        if (is_kill(cut))
+            crash_world_killed(world);
         struct crash_look look = {
             .image = cut->image,
             .rng = &cut->rng,
@@ -57,13 +66,15 @@ static struct crash_world *compare(struct cut *cut, bool again)
             .pin = again,
             .failure = failure[i],
         };
-        if (crash_world_matches(world, &look)) {
-            if (run->after)
-                *(i ? &run->shared->after : &run->shared->before) += 1;
+        bool matches = crash_world_matches(world, &look);
+        if (matches && run->after)
+            *(i ? &run->shared->after : &run->shared->before) += 1;
+        if (matches && again)
             return world;
-        }
-        if (again)
+        if (own)
             crash_world_free(world);
+        if (matches)
+            return NULL;
     }
     crash_fail(run, "%s%s%s", failure[0], run->after ? "; or, after what was under way: " : "",
                failure[1]);
@@ -141,7 +152,7 @@ void crash_cut(struct crash_run *run)
         if (i == 0)
             mode = SIM_KEEP_NONE;
         else if (i == 1)
-            mode = SIM_KEEP_ALL;
+            mode = unsynced && sim_rng_chance(&rng, 1, 2) ? SIM_KEEP_COMPLETED : SIM_KEEP_ALL;
         else if (unsynced == 1)
             mode = SIM_KEEP_TORN;
         cut_once(run, mode, seed);

@@ -260,6 +260,27 @@ void crash_world_flushed(struct crash_world *world, uint64_t when)
         settle(&world->live.cells->cell[i], when, world->clock);
 }
 
+void crash_world_outlives(struct crash_world *world, uint64_t request, uint64_t offset,
+                          uint64_t length)
+{
+    for (uint64_t b = offset / CRASH_BLOCK; b * CRASH_BLOCK < offset + length; b++) {
+        for (struct crash_version *v = world->live.cells->cell[b].newer; v; v = v->next)
+            v->outlives |= v->request == request;
+    }
+}
+
+void crash_world_killed(struct crash_world *world)
+{
+    for (unsigned i = 0; i < CRASH_CELLS; i++) {
+        struct crash_cell *cell = &world->live.cells->cell[i];
+        const struct crash_version *last = NULL;
+        for (const struct crash_version *v = cell->newer; v; v = v->next)
+            last = v->outlives ? v : last;
+        if (last)
+            settle_on(cell, last);
+    }
+}
+
 void crash_world_read(const struct crash_world *world, uint64_t offset, uint8_t *data,
                       uint64_t length)
 {

@@ -30,6 +30,7 @@ struct crash_version {
     struct crash_content *content;
     uint64_t request;
     uint64_t acked; /* when it completed; 0: in flight */
+    bool outlives;  /* and the end of the process does not undo it */
 };
 
 struct crash_cell {
@@ -75,6 +76,11 @@ void crash_world_ack(struct crash_world *world, uint64_t request, uint64_t offse
 void crash_world_fua(struct crash_world *world, uint64_t request, uint64_t offset, uint64_t length);
 /* All that was acked by then is durable; UINT64_MAX: everything is. */
 void crash_world_flushed(struct crash_world *world, uint64_t when);
+/* What this request wrote, or anything newer, is there after a kill. */
+void crash_world_outlives(struct crash_world *world, uint64_t request, uint64_t offset,
+                          uint64_t length);
+/* A kill: so it is for all these. What a power cut may leave does not change. */
+void crash_world_killed(struct crash_world *world);
 /* The bytes of the live state that a read submitted now returns. */
 void crash_world_read(const struct crash_world *world, uint64_t offset, uint8_t *data,
                       uint64_t length);

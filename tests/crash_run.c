@@ -29,7 +29,7 @@ static const char *const step_name[CRASH_STEPS] = {
     "kill",  "create", "delete", "rollback", "resize", "compact", "keys"};
 static const char *const op_name[] = {"read", "write", "flush", "discard", "zero"};
 static const char *const mode_name[SIM_CRASH_MODES] = {
-    "none", "all", "subset", "torn", "one missing", "one only", "reordered"};
+    "none", "all", "completed", "subset", "torn", "one missing", "one only", "reordered"};
 
 _Noreturn void crash_fail(const struct crash_run *run, const char *format, ...)
 {
@@ -68,6 +68,8 @@ static void request_done(struct vdisk_request *request)
         break;
     default:
         crash_world_ack(run->world, slot->id, request->offset, request->length);
+        if (request->outlives)
+            crash_world_outlives(run->world, slot->id, request->offset, request->length);
         if (request->fua)
             crash_world_fua(run->world, slot->id, request->offset, request->length);
     }
@@ -219,8 +221,12 @@ static void step_write(struct crash_run *run, bool fua)
     fill(run, data, offset, length);
     crash_world_write(run->world, slot->id, offset, data, length);
     submit(run, slot,
-           (struct vdisk_request){
-               .op = VDISK_WRITE, .fua = fua, .offset = offset, .length = length, .data = data});
+           (struct vdisk_request){.op = VDISK_WRITE,
+                                  .fua = fua,
+                                  .outlives = below(run, 2) == 0,
+                                  .offset = offset,
+                                  .length = length,
+                                  .data = data});
 }
 
 static void step_clear(struct crash_run *run, enum vdisk_request_op op)
@@ -236,8 +242,11 @@ static void step_clear(struct crash_run *run, enum vdisk_request_op op)
     slot->id = ++run->requests;
     crash_world_write(run->world, slot->id, offset, NULL, length);
     submit(run, slot,
-           (struct vdisk_request){
-               .op = op, .fua = below(run, 4) == 0, .offset = offset, .length = length});
+           (struct vdisk_request){.op = op,
+                                  .fua = below(run, 4) == 0,
+                                  .outlives = below(run, 2) == 0,
+                                  .offset = offset,
+                                  .length = length});
 }
 
 static void step_read(struct crash_run *run)
@@ -334,6 +343,7 @@ static void step_kill(struct crash_run *run)
     run->image = NULL;
     reopen(run);
     struct crash_world *shown = crash_world_copy(run->world);
+    crash_world_killed(shown);
     look(run, shown, true);
     crash_world_show(run->world, shown);
     crash_world_free(shown);

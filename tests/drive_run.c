@@ -142,6 +142,7 @@ void drive_launch(struct drive_run *run, enum vdisk_request_op op, uint64_t offs
     *flight = (struct drive_flight){.busy = true, .run = run, .data = data};
     flight->request = (struct vdisk_request){.op = op,
                                              .fua = drive_chance(run, 1, 10),
+                                             .outlives = drive_chance(run, 1, 4),
                                              .offset = offset,
                                              .length = length,
                                              .data = data,

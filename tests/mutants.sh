@@ -152,6 +152,16 @@ mutant 'damage to a durable record is accepted' $lib/recover.c \
     "$(within refuse_damage 's/if \(damaged\)/if (0)/')" test_tamper
 mutant 'damage before a durable record is not looked for' $lib/recover.c \
     "$(within refuse_damage 's/damaged = found && .*/damaged = false;/')" test_tamper
+mutant 'the first epoch counts as durable before it is' $lib/checkpoint.c \
+    "$(within new_epoch 's/(j->seq \+= .*;)/\1 j->durable = j->seq;/')" test_outlives
+mutant 'writes do not outlive the process' $lib/request.c \
+    's/request->outlives \? vd_journal_keep\(image\) : 0/0/' test_outlives
+mutant 'a record is written again after it became durable' $lib/journal.c \
+    "$(within emit 's/if \(!keep\)/if (0)/')" test_outlives crash:200
+mutant 'a record that is written again names itself as the one before' $lib/journal.c \
+    "$(within take_last 's/memcpy\(j->prev_tag.*;/;/')" test_outlives
+mutant 'a record that is written again keeps its number' $lib/journal.c \
+    "$(within take_last 's/j->used--;/j->used--; j->seq--;/')" test_outlives
 mutant 'the chain of record tags is ignored' $lib/recover.c \
     "$(within read_chain 's/memcmp\(found->record.prev_tag, j->prev_tag, VD_TAG_BYTES\) != 0 \|\|//')" test_tamper
 mutant 'recovery does not count what records use' $lib/recover.c \

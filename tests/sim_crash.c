@@ -117,9 +117,10 @@ static void apply_mode(struct sim_pages *pages, struct sim_op **ops, size_t coun
             sim_op_apply(pages, ops[seed % count]);
         break;
     case SIM_KEEP_ALL:
+    case SIM_KEEP_COMPLETED: /* the others are not among them */
     case SIM_ONE_MISSING:
         for (size_t i = 0; i < count; i++) {
-            if (mode == SIM_KEEP_ALL || i != seed % count)
+            if (mode != SIM_ONE_MISSING || i != seed % count)
                 sim_op_apply(pages, ops[i]);
         }
         break;
@@ -136,6 +137,8 @@ struct sim *sim_crash_image(const struct sim *sim, uint64_t seed, enum sim_crash
     struct sim_op **ops = sim_must(malloc((room + 1) * sizeof(struct sim_op *)));
     size_t count = collect(sim, ops);
 
+    if (mode == SIM_KEEP_COMPLETED)
+        count = sim->log.count;
     image->capacity = sim->capacity;
     image->ticks = sim->ticks;
     sim_pages_copy(&image->durable, &sim->durable);

@@ -67,8 +67,9 @@ bool sim_crashed(const struct sim *sim);
 uint64_t sim_op_count(const struct sim *sim);
 
 enum sim_crash_mode {
-    SIM_KEEP_NONE,      /* only what is durable */
-    SIM_KEEP_ALL,       /* everything, in order */
+    SIM_KEEP_NONE, /* only what is durable */
+    SIM_KEEP_ALL,  /* everything, in order: also after a kill, when all that it asked for is done */
+    SIM_KEEP_COMPLETED, /* ... what has completed: also after a kill */
     SIM_KEEP_SUBSET,    /* a random subset, each operation whole */
     SIM_KEEP_TORN,      /* a random subset, some operations torn */
     SIM_ONE_MISSING,    /* all but number `seed` modulo their count */

@@ -52,6 +52,23 @@ static void test_after_the_crash_everything_fails_and_the_disk_is_frozen(void **
     sim_free(sim);
 }
 
+static void test_a_kill_keeps_what_has_completed(void **state)
+{
+    struct sim *sim = sim_new(1);
+    struct vdisk_io_request in_flight;
+
+    (void)state;
+    assert_int_equal(sim_put(sim, 0, 7, 1), 0);
+    sim_queue(sim, &in_flight, VDISK_IO_WRITE, 1, sim_data, 1);
+    assert_int_equal(sim_kept_after(sim, SIM_KEEP_NONE, 0), 0);
+    assert_int_equal(sim_kept_after(sim, SIM_KEEP_COMPLETED, 0), 7);
+    assert_int_equal(sim_kept_after(sim, SIM_KEEP_COMPLETED, 1), 0);
+    assert_int_equal(sim_kept_after(sim, SIM_KEEP_ALL, 1), 7);
+    sim_drain(sim);
+    assert_int_equal(sim_kept_after(sim, SIM_KEEP_COMPLETED, 1), 7);
+    sim_free(sim);
+}
+
 static void test_a_hanging_crash_completes_nothing(void **state)
 {
     struct sim *sim = sim_new(1);
@@ -393,6 +410,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_after_the_crash_everything_fails_and_the_disk_is_frozen),
+        TEST(test_a_kill_keeps_what_has_completed),
         TEST(test_a_hanging_crash_completes_nothing),
         TEST(test_every_subset_can_survive_a_crash),
         TEST(test_the_modes_keep_what_they_say),

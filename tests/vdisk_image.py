@@ -466,7 +466,7 @@ class Replay:
         sequence, position, previous = sb.first_sequence, sb.ring_position, sb.previous_tag
         durable = sequence
         while len(log) <= self.journal.ring:
-            record = self.journal.record_at(position, lambda number: number == sequence)
+            record = self.journal.record_at(position, lambda number: number >= sequence)
             if record is None or record.previous != previous:
                 break
             try:
@@ -475,16 +475,16 @@ class Replay:
                 break
             log.append((record, operations))
             durable = max(durable, record.durable)
-            sequence, previous = sequence + 1, record.tag
+            sequence, previous = record.sequence + 1, record.tag
             position = (position + record.blocks) % self.journal.ring
         return log, durable
 
     def _refuse_lost_records(self, log, durable):
         """Step 4."""
-        end, ring = self.image.super.first_sequence + len(log), self.journal.ring
+        end = log[-1][0].sequence + 1 if log else self.image.super.first_sequence
         lost = durable > end
-        for position in range(ring):
-            record = self.journal.record_at(position, lambda number: end < number <= end + ring)
+        for position in range(self.journal.ring):
+            record = self.journal.record_at(position, lambda number: number > end)
             lost = lost or record is not None and record.durable > end
         if lost:
             raise Damaged(f"journal record {end} was durable and is damaged")

@@ -92,6 +92,7 @@ static void submit(struct vhost_op *op, enum vdisk_request_op what, uint64_t off
     op->request.request = (struct vdisk_request){
         .op = what,
         .fua = is_change && is_write_through(conn),
+        .outlives = is_change, /* the guest does not notice when we are killed and come back */
         .offset = offset,
         .length = length,
         .data = op->buffer,

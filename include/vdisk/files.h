@@ -35,6 +35,8 @@ uint64_t vdisk_files_span(const struct vdisk_files *files, uint64_t offset, uint
 int vdisk_files_size(struct vdisk_files *files, uint64_t *bytes);
 /* Cuts or extends; a block device must be long enough. 0, -errno. */
 int vdisk_files_truncate(struct vdisk_files *files, uint64_t length);
+/* With VDISK_OPEN_DIRECT: writes part 0 through the page cache; -1 where there is none. */
+int vdisk_files_cached(const struct vdisk_files *files);
 bool vdisk_files_read_only(const struct vdisk_files *files);
 
 /* For a sync: the file of the first changed part from *part on, from then on not changed; *part is

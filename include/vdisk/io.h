@@ -35,6 +35,9 @@ enum vdisk_io_op {
 /* Owned by the submitter, untouched by it from submit() until done() is called. */
 struct vdisk_io_request {
     enum vdisk_io_op op;
+    /* WRITE: through the page cache, where a backend otherwise goes past it: for what is written
+     * again soon. As with any write that has completed, the end of the process does not undo it. */
+    bool cached;
     uint64_t offset; /* bytes, multiple of 4096 */
     void *data;      /* READ and WRITE: 4096-aligned; else NULL */
     uint64_t length; /* bytes, multiple of 4096 */

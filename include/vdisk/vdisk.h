@@ -211,6 +211,7 @@ enum vdisk_request_op {
 struct vdisk_request {
     enum vdisk_request_op op;
     bool fua;                /* WRITE, ZERO, DISCARD: durable on completion */
+    bool outlives;           /* likewise: on completion the end of this process cannot undo it */
     uint64_t offset, length; /* bytes */
     void *data;
     struct vdisk_snapshot *snapshot; /* READ: from this snapshot; NULL: the live state */
