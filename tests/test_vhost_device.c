@@ -681,7 +681,7 @@ static void test_an_export_that_goes_ends_the_connection(void **state)
     client->fd = client_dial(kit.socket);
     assert_true(client->fd >= 0);
     assert_true(kit_event(VHOST_EVENT_DENIED, 1));
-    assert_string_equal(kit.reason, "there is no such export");
+    assert_string_equal(kit_reason(), "there is no such export");
 }
 
 static void test_one_front_end_at_a_time(void **state)
@@ -707,7 +707,7 @@ static void test_one_front_end_at_a_time(void **state)
         connected(1, 16, MIB, 0);
         assert_int_equal(request(IN, 0, back, MIB), OK);
     }
-    assert_int_equal(kit.events[VHOST_EVENT_DENIED], 1);
+    assert_int_equal(kit_events(VHOST_EVENT_DENIED), 1);
     client_free(other);
 }
 

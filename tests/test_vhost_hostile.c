@@ -458,7 +458,7 @@ static int share_log(void)
 
 static void take_away(enum taken what, uint32_t type)
 {
-    unsigned failed = kit.events[VHOST_EVENT_FAILED];
+    unsigned failed = kit_events(VHOST_EVENT_FAILED);
     int log = -1;
 
     new_client(0);
@@ -480,7 +480,7 @@ static void take_away(enum taken what, uint32_t type)
     assert_int_equal(eventfd_write(client->queue[0].kick, 1), 0);
     assert_true(is_disconnected());
     assert_true(kit_event(VHOST_EVENT_FAILED, failed + 1));
-    assert_string_equal(kit.reason, "shared memory became shorter than it was");
+    assert_string_equal(kit_reason(), "shared memory became shorter than it was");
     if (log >= 0)
         close(log);
     others_go_on();
@@ -500,6 +500,7 @@ static void test_memory_that_is_taken_away(void **state)
 
 struct scribbler {
     pthread_t thread;
+    uint8_t *memory; /* mapped a second time, as another process would */
     atomic_bool stop;
     uint64_t seed;
 };
@@ -518,6 +519,7 @@ static void *scribble(void *arg)
                           ? queue->ring + CLIENT_AVAIL_AT + sim_rng_below(&rng, 40)
                           : queue->headers + sim_rng_below(&rng, RING * 2304);
 
+        to = scribbler->memory + (to - client->memory);
         /* One bit, mostly: what results is nearly right. */
         if (sim_rng_chance(&rng, 7, 8))
             *to ^= (uint8_t)(1u << sim_rng_below(&rng, 8));
@@ -537,6 +539,9 @@ static void under_a_scribbler(unsigned round)
                               (round & 2 ? CLIENT_BIT(VIRTIO_RING_F_INDIRECT_DESC) : 0) |
                               (round & 4 ? CLIENT_BIT(VIRTIO_RING_F_EVENT_IDX) : 0);
     assert_int_equal(client_connect(client, kit.socket), 0);
+    scribbler.memory =
+        mmap(NULL, client->memory_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, client->memory_fd, 0);
+    assert_true(scribbler.memory != MAP_FAILED);
     atomic_init(&scribbler.stop, false);
     assert_int_equal(pthread_create(&scribbler.thread, NULL, scribble, &scribbler), 0);
     for (unsigned i = 0; i < 50; i++) {
@@ -552,6 +557,7 @@ static void under_a_scribbler(unsigned round)
     assert_int_equal(client_stop_queue(client, 0, &base), 0);
     atomic_store(&scribbler.stop, true);
     pthread_join(scribbler.thread, NULL);
+    munmap(scribbler.memory, client->memory_bytes);
     others_go_on();
 }
 

@@ -147,16 +147,19 @@ int client_get(struct client *client, uint32_t request, uint64_t *number)
 
 int client_config(struct client *client, struct virtio_blk_config *config)
 {
-    struct vhost_wire_config wire = {.size = sizeof(*config)};
+    /* Others know no more of it. */
+    const uint32_t size = offsetof(struct virtio_blk_config, max_secure_erase_sectors);
+    struct vhost_wire_config wire = {.size = size};
     struct vhost_message reply;
-    int result = client_send(client, VHOST_GET_CONFIG, 0, &wire, 12 + sizeof(*config), NULL, 0);
+    int result = client_send(client, VHOST_GET_CONFIG, 0, &wire, 12 + size, NULL, 0);
 
     if (result == 0)
         result = client_receive(client, VHOST_GET_CONFIG, &reply);
-    if (result == 0 && reply.size != 12 + sizeof(*config))
+    if (result == 0 && reply.size != 12 + size)
         result = -EPROTO;
+    memset(config, 0, sizeof(*config));
     if (result == 0)
-        memcpy(config, reply.config.bytes, sizeof(*config));
+        memcpy(config, reply.config.bytes, size);
     return result;
 }
 

@@ -270,7 +270,7 @@ static bool wants_kick(const struct client *client, const struct client_queue *q
     const uint16_t *used = used_of(queue);
     uint16_t size = client->options.ring_size, old = (uint16_t)(queue->next_avail - queue->added);
 
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    __sync_synchronize();
     if (!has(client, VIRTIO_F_RING_PACKED)) {
         if (!has(client, VIRTIO_RING_F_EVENT_IDX))
             return !(load(used) & VRING_USED_F_NO_NOTIFY);
@@ -340,7 +340,7 @@ static void want_calls(struct client *client, struct client_queue *queue)
     } else {
         store(&avail[2 + client->options.ring_size], queue->next_used);
     }
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    __sync_synchronize();
 }
 
 unsigned client_poll(struct client *client, unsigned index)

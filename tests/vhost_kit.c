@@ -91,18 +91,44 @@ void kit_run(void (*fn)(void))
 static struct vhost_options server_options;
 static int served;
 
+/* Of the threads that serve. */
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static unsigned events[VHOST_EVENT_CLOSED + 1];
+static char reason[sizeof(((struct vhost_event *)0)->reason)];
+
 static void on_event(void *opaque, const struct vhost_event *event)
 {
     (void)opaque;
+    pthread_mutex_lock(&mutex);
     if (event->reason[0])
-        memcpy(kit.reason, event->reason, sizeof(kit.reason));
-    __atomic_fetch_add(&kit.events[event->kind], 1, __ATOMIC_RELEASE);
+        memcpy(reason, event->reason, sizeof(reason));
+    events[event->kind]++;
+    pthread_mutex_unlock(&mutex);
+}
+
+unsigned kit_events(enum vhost_event_kind kind)
+{
+    pthread_mutex_lock(&mutex);
+    unsigned count = events[kind];
+
+    pthread_mutex_unlock(&mutex);
+    return count;
+}
+
+const char *kit_reason(void)
+{
+    static char copy[sizeof(reason)];
+
+    pthread_mutex_lock(&mutex);
+    memcpy(copy, reason, sizeof(copy));
+    pthread_mutex_unlock(&mutex);
+    return copy;
 }
 
 bool kit_event(enum vhost_event_kind kind, unsigned count)
 {
     for (unsigned i = 0; i < STEPS; i++) {
-        if (__atomic_load_n(&kit.events[kind], __ATOMIC_ACQUIRE) >= count)
+        if (kit_events(kind) >= count)
             return true;
         usleep(STEP_US);
     }
@@ -174,7 +200,7 @@ int kit_start(bool no_uring, const struct vhost_options *options)
         server_options = *options;
     else
         memset(&server_options, 0, sizeof(server_options));
-    memset(kit.events, 0, sizeof(kit.events));
+    memset(events, 0, sizeof(events));
     if (exports_new(&exports, &kit.exports, NULL))
         return -1;
     if (pthread_create(&kit.thread, NULL, run_reactor, NULL))

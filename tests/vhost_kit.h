@@ -19,8 +19,6 @@ struct kit {
     struct exports *exports;
     struct export *export;
     struct vhost_server *server, *second;
-    unsigned events[VHOST_EVENT_CLOSED + 1];
-    char reason[256]; /* of the last event with one */
     pthread_t thread;
 };
 extern struct kit kit;
@@ -33,7 +31,11 @@ int kit_start(bool no_uring, const struct vhost_options *options);
 int kit_stop(void);
 /* The same in a process of its own, which ends when it is killed. */
 pid_t kit_fork(bool no_uring);
-/* Waits for an event of that kind. */
+/* How many events of that kind there were. */
+unsigned kit_events(enum vhost_event_kind kind);
+/* Of the last event that had a reason. */
+const char *kit_reason(void);
+/* Waits for so many events of that kind. */
 bool kit_event(enum vhost_event_kind kind, unsigned count);
 /* Of this process: descriptors, and mappings of memory that a front end shared. */
 struct kit_held {

@@ -255,7 +255,7 @@ void vring_publish(struct virtqueue *ring, struct vhost_memory *memory)
 bool vring_should_call(struct virtqueue *ring)
 {
     /* The driver's store to its side and our load, after our store and its load. */
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    __sync_synchronize();
     return ring->config.packed ? vring_packed_should_call(ring) : vring_split_should_call(ring);
 }
 
@@ -270,7 +270,7 @@ static void set_kicks(struct virtqueue *ring, struct vhost_memory *memory, bool 
 bool vring_want_kicks(struct virtqueue *ring, struct vhost_memory *memory)
 {
     set_kicks(ring, memory, true);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    __sync_synchronize();
     return ring->config.packed ? vring_packed_is_available(ring, ring->next_avail, ring->avail_wrap)
                                : vring_split_pending(ring);
 }
