@@ -52,7 +52,7 @@ EXTRA := $(if $(FUZZ),-fsanitize=fuzzer-no-link) $(if $(COVERAGE),--coverage) \
 INCLUDES_libvdisk := -Iinclude -Ilibvdisk
 INCLUDES_tools := -Iinclude -Itools
 INCLUDES_vdiskd := -Iinclude -Ivdiskd -Itools
-INCLUDES_bench := -Iinclude
+INCLUDES_bench := -Iinclude -Ivdiskd -Itests
 INCLUDES_tests := -Iinclude -Ilibvdisk -Itests -Itools -Ivdiskd
 INCLUDES_fuzz := $(INCLUDES_tests) -Ifuzz
 
@@ -168,7 +168,7 @@ $(TEST_PROGRAMS): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.c.o $(TESTKIT) $(DAEMON
 	$(call say,LD,$@)
 	$(call link,$(strip $(file <tests/$*.ldflags)) $(DAEMON_LIBS) -lcmocka -lm)
 
-$(BUILD)/bench/%: $(BUILD)/obj/bench/%.c.o $(SHARED) $(LIBRARY) $(BUILD)/link-flags
+$(BUILD)/bench/%: $(BUILD)/obj/bench/%.c.o $(TESTKIT) $(SHARED) $(LIBRARY) $(BUILD)/link-flags
 	$(call say,LD,$@)
 	$(call link)
 
