@@ -203,7 +203,15 @@ int vd_alloc_take(struct vdisk_image *image, uint32_t want, uint32_t min, struct
     }
     alloc->rover = run->block + run->count;
     alloc->host_blocks = vd_max64(alloc->host_blocks, alloc->rover);
+    alloc->kept_blocks -= vd_min64(alloc->kept_blocks, run->count);
     return 0;
+}
+
+void vd_alloc_refused(struct vdisk_image *image, const struct vd_run *run)
+{
+    struct vd_alloc *alloc = &image->alloc;
+    if (run->block + run->count == alloc->host_blocks)
+        alloc->rover = vd_data_start(image);
 }
 
 int vd_alloc_hold(struct vdisk_image *image, uint64_t block, uint32_t count)
@@ -239,6 +247,44 @@ void vd_alloc_unhold(struct vdisk_image *image, uint64_t block, uint32_t count)
         node->page->free++;
         end_hold(image, node);
     }
+}
+
+static int punch(struct vdisk_image *image, uint64_t block, uint64_t count)
+{
+    return count ? vd_io(&image->loop, VDISK_IO_PUNCH, block * VD_BLOCK, NULL, count * VD_BLOCK)
+                 : 0;
+}
+
+/* Holds a block too, if it is free and its page in memory. */
+static bool hold_too(struct vdisk_image *image, uint64_t block)
+{
+    struct vd_node *node = loaded_page(&image->alloc, block);
+    unsigned i = (unsigned)(block % VD_PAGE_BLOCKS);
+    if (!node || block < vd_data_start(image) || is_busy(node->page, i))
+        return false;
+    hold(image, node, i);
+    return true;
+}
+
+void vd_alloc_give_back(struct vdisk_image *image, const struct vd_run *run)
+{
+    struct vd_alloc *alloc = &image->alloc;
+    uint64_t from = run->block, to = from + run->count;
+    /* Neighbours that became free before make the units at its ends whole; nobody takes them while
+     * they are punched. */
+    while (from % VD_PUNCH_BLOCKS && hold_too(image, from - 1))
+        from--;
+    while (to % VD_PUNCH_BLOCKS && hold_too(image, to))
+        to++;
+    uint64_t first = from, last = to;
+    if (alloc->kept_blocks + run->count <= alloc->host_blocks / VD_KEEP_SHARE) {
+        first = vd_div_up(from, VD_PUNCH_BLOCKS) * VD_PUNCH_BLOCKS;
+        last = vd_max64(first, to / VD_PUNCH_BLOCKS * VD_PUNCH_BLOCKS);
+    }
+    alloc->kept_blocks += run->count;
+    alloc->kept_blocks -= vd_min64(alloc->kept_blocks, last - first);
+    (void)punch(image, first, last - first); /* best effort: the blocks are free either way */
+    vd_alloc_unhold(image, from, (uint32_t)(to - from));
 }
 
 /* --- counting --- */
@@ -380,12 +426,6 @@ int vd_alloc_set_count(struct vdisk_image *image, uint64_t block, unsigned count
     return 0;
 }
 
-static int punch(struct vdisk_image *image, uint64_t block, uint64_t count)
-{
-    return count ? vd_io(&image->loop, VDISK_IO_PUNCH, block * VD_BLOCK, NULL, count * VD_BLOCK)
-                 : 0;
-}
-
 int vd_alloc_trim(struct vdisk_image *image)
 {
     struct vd_alloc *alloc = &image->alloc;
@@ -404,6 +444,7 @@ int vd_alloc_trim(struct vdisk_image *image)
             return r;
     }
     alloc->host_blocks = end;
+    alloc->kept_blocks = 0;
     alloc->rover = vd_min64(alloc->rover, end);
     return vd_io(&image->loop, VDISK_IO_TRUNCATE, end * VD_BLOCK, NULL, 0);
 }

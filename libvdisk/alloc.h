@@ -24,11 +24,18 @@ int vd_runs_reserve(struct vd_runs *runs, size_t more);
 void vd_runs_add(struct vd_runs *runs, uint64_t block, uint32_t count);
 void vd_runs_release(struct vd_runs *runs);
 
+/* Smaller holes cost more than they give: the host's file system waits for all that is in flight
+ * in the file to make one, and then to fill it again. So what becomes free in smaller pieces is
+ * kept for writes to come, as long as it is not more than this share of the file. */
+#define VD_PUNCH_BLOCKS 16u
+#define VD_KEEP_SHARE   4u
+
 struct vd_alloc {
     struct vd_tree tree;
     uint64_t host_blocks; /* all from here on are free */
     uint64_t used_blocks; /* count is not 0 */
     uint64_t held_blocks;
+    uint64_t kept_blocks; /* about: free, but not given back to the host */
     uint64_t rover;
     struct vd_runs frees;   /* counts to lower at the next checkpoint */
     struct vd_runs reserve; /* held, and allocated in the host's file */
@@ -38,10 +45,16 @@ struct vd_alloc {
 
 /* Hands out between `min` and `want` neighbouring blocks, held. At most a page. May wait. */
 int vd_alloc_take(struct vdisk_image *image, uint32_t want, uint32_t min, struct vd_run *run);
+/* The host had no space for blocks that were taken. If they would have made the file longer, the
+ * next are looked for from its start on, where what became free may have kept its space. */
+void vd_alloc_refused(struct vdisk_image *image, const struct vd_run *run);
 /* Holds blocks that are free. VDISK_E_MALFORMED when they are not. May wait. */
 int vd_alloc_hold(struct vdisk_image *image, uint64_t block, uint32_t count);
 /* Gives held blocks back unused; those whose count rose meanwhile just stop being held. */
 void vd_alloc_unhold(struct vdisk_image *image, uint64_t block, uint32_t count);
+/* The same for blocks that nothing on disk needs any more, and gives them back to the host or keeps
+ * them. May wait. */
+void vd_alloc_give_back(struct vdisk_image *image, const struct vd_run *run);
 /* Raises the counts by one. The pages must be loaded: the blocks are held. */
 void vd_alloc_use(struct vdisk_image *image, uint64_t block, uint32_t count);
 /* The same for blocks that were not taken (journal replay). May wait. */

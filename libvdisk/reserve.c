@@ -54,6 +54,8 @@ static int add_run(struct vdisk_image *image, uint32_t want)
               (uint64_t)run.count * VD_BLOCK);
     if (r && r != -EOPNOTSUPP) {
         vd_alloc_unhold(image, run.block, run.count);
+        if (r == -ENOSPC)
+            vd_alloc_refused(image, &run);
         return vd_image_fail(image, r,
                              r == -ENOSPC ? "no space left on the host's disk: %s"
                                           : "cannot allocate space: %s",
@@ -172,13 +174,8 @@ void vd_reserve_recycle(struct vdisk_image *image, struct vd_runs *freed)
         run->count -= n;
     }
     for (size_t i = 0; i < freed->count; i++) {
-        const struct vd_run *run = &freed->run[i];
-        if (run->count == 0)
-            continue;
-        /* Giving space back is best effort: the blocks are free either way. */
-        (void)vd_io(&image->loop, VDISK_IO_PUNCH, run->block * VD_BLOCK, NULL,
-                    (uint64_t)run->count * VD_BLOCK);
-        vd_alloc_unhold(image, run->block, run->count);
+        if (freed->run[i].count)
+            vd_alloc_give_back(image, &freed->run[i]);
     }
 }
 

@@ -369,6 +369,8 @@ static int write_runs(struct piece *p)
             vd_group_io(&group, &run->io);
     }
     int r = vd_group_wait(&group);
+    for (unsigned i = 0; i < p->runs && r == -ENOSPC; i++)
+        vd_alloc_refused(p->image, &p->run[i].run);
     if (r)
         return vd_image_fail(p->image, r, "cannot write to the image file: %s", vdisk_strerror(r));
     return 0;

@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 #define JOBS_MAX      8u
-#define DEFAULT_RUNS  80u
+#define DEFAULT_RUNS  100u
 #define LONG_FACTOR   20u
 #define STATES_WANTED UINT64_C(100000)
 #define RUN_SECONDS   600u /* then it hangs */

@@ -54,6 +54,7 @@ struct watch {
     bool writes_fail;        /* blocks of a failed write may be used again at once */
     unsigned written[PAGES]; /* interval of the last write, plus 1 */
 };
+static unsigned pages_punched; /* by all */
 
 static bool overlap(const struct vdisk_io_request *a, const struct vdisk_io_request *b)
 {
@@ -106,6 +107,8 @@ static void watch_submit(struct vdisk_io *io, struct vdisk_io_request *request)
     assert_non_null(free_one);
     if (request->op == VDISK_IO_WRITE)
         watch_write(watch, request);
+    if (request->op == VDISK_IO_PUNCH)
+        pages_punched += (unsigned)(request->length / PAGE);
     free_one->outer = request;
     free_one->watch = watch;
     free_one->request = *request;
@@ -659,6 +662,53 @@ static void test_punches_and_tables_keep_clear_of_new_writes(void **state)
     }
 }
 
+/* One page in each of many chunks, as it is: only its place in the file is new. How many were
+ * refused. */
+static unsigned move_pages(struct disk *disk, unsigned chunks, unsigned count)
+{
+    static uint8_t data[CHUNK];
+    unsigned refused = 0;
+    for (unsigned i = 0; i < count; i++) {
+        unsigned chunk = (unsigned)(sim_rng_next(&disk->rng) % chunks);
+        uint64_t at = sim_rng_next(&disk->rng) % (CHUNK / PAGE) * PAGE;
+        fill_chunk(data, chunk, disk->content[chunk]);
+        int r = vdisk_write(disk->image, chunk * CHUNK + at, data + at, PAGE);
+        if (r && r != -ENOSPC)
+            must(disk, r, "write");
+        refused += r != 0;
+        if (i % 200 == 199)
+            must(disk, vdisk_checkpoint(disk->image), "checkpoint");
+    }
+    return refused;
+}
+
+static void test_small_holes_are_kept_and_used_again(void **state)
+{
+    struct disk disk = {.sim = sim_new(5), .journal_log2 = 8, .writes_fail = true};
+    (void)state;
+    sim_rng_seed(&disk.rng, 5);
+    create(&disk);
+    for (unsigned i = 0; i < 300; i++)
+        must(&disk, write_chunk(&disk, i), "write");
+    must(&disk, vdisk_checkpoint(disk.image), "checkpoint");
+    pages_punched = 0;
+    assert_int_equal(move_pages(&disk, 300, 3000), 0);
+    assert_in_range(pages_punched, 0, 300);
+    /* The disk is full; what became free in the file is enough to go on with. */
+    sim_set_capacity(disk.sim, sim_allocated_pages(disk.sim));
+    assert_in_range(move_pages(&disk, 300, 3000), 0, 30);
+    compare(&disk);
+    /* Space in larger pieces goes back to the host, also what was kept in between. */
+    uint64_t before = sim_allocated_pages(disk.sim);
+    must(&disk, discard_chunks(&disk, 0, 200), "discard");
+    must(&disk, vdisk_checkpoint(disk.image), "checkpoint");
+    assert_in_range(sim_allocated_pages(disk.sim), 0, before - UINT64_C(200) * (CHUNK / PAGE) / 3);
+    compare(&disk);
+    expect_clean(&disk);
+    shut(&disk);
+    sim_free(disk.sim);
+}
+
 static void test_blocks_of_refused_writes_are_not_handed_out_twice(void **state)
 {
     (void)state;
@@ -742,6 +792,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_a_full_tmpfs),
         cmocka_unit_test(test_a_failed_sync_latches_until_opened_again),
         cmocka_unit_test(test_punches_and_tables_keep_clear_of_new_writes),
+        cmocka_unit_test(test_small_holes_are_kept_and_used_again),
         cmocka_unit_test(test_blocks_of_refused_writes_are_not_handed_out_twice),
         cmocka_unit_test(test_a_file_does_not_grow_by_what_nothing_counts),
     };
