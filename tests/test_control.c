@@ -63,6 +63,11 @@ static int tear_down(void **state)
     return rmdir(folder);
 }
 
+static int listen_at(const char *path, struct vdisk_error *error)
+{
+    return control_listen(path, geteuid(), getegid(), error);
+}
+
 /* ---- requests ---- */
 
 static int parse(const char *text, struct control_request *request)
@@ -202,25 +207,25 @@ static void test_the_socket_lies_in_a_folder_that_is_ours(void **state)
 
     (void)state;
     snprintf(run, sizeof(run), "%s/run", folder);
-    int fd = control_listen(socket_path, &error);
+    int fd = listen_at(socket_path, &error);
     assert_true(fd >= 0);
     assert_int_equal(stat(run, &status), 0);
     assert_int_equal(status.st_mode & 027, 0);
-    assert_int_equal(control_listen(socket_path, &error), VDISK_E_IN_USE);
+    assert_int_equal(listen_at(socket_path, &error), VDISK_E_IN_USE);
     close(fd);
-    fd = control_listen(socket_path, &error); /* what a dead daemon left */
+    fd = listen_at(socket_path, &error); /* what a dead daemon left */
     assert_true(fd >= 0);
     close(fd);
     assert_int_equal(chmod(run, 0770), 0);
-    assert_int_equal(control_listen(socket_path, &error), -EPERM);
+    assert_int_equal(listen_at(socket_path, &error), -EPERM);
     assert_int_equal(chmod(run, 0702), 0);
-    assert_int_equal(control_listen(socket_path, &error), -EPERM);
+    assert_int_equal(listen_at(socket_path, &error), -EPERM);
     assert_int_equal(chmod(run, 0700), 0);
-    assert_int_equal(control_listen("relative", &error), -EINVAL);
+    assert_int_equal(listen_at("relative", &error), -EINVAL);
     unlink(socket_path);
     fd = open(socket_path, O_CREAT | O_WRONLY, 0600);
     close(fd);
-    assert_int_equal(control_listen(socket_path, &error), VDISK_E_EXISTS);
+    assert_int_equal(listen_at(socket_path, &error), VDISK_E_EXISTS);
 }
 
 /* ---- a daemon ---- */
@@ -432,7 +437,7 @@ static void test_a_daemon_is_managed_and_every_request_audited(void **state)
                                       .audit = audit,
                                       .shut_down = shut_down};
     assert_int_equal(control_add_peer(&options.peers, CONTROL_VIEWER, "54321"), 0);
-    int listener = control_listen(socket_path, &error);
+    int listener = listen_at(socket_path, &error);
     assert_true(listener >= 0);
     assert_int_equal(control_start(&options, listener, &daemon_.control), 0);
     assert_int_equal(pthread_create(&daemon_.client, NULL, run_client, NULL), 0);

@@ -6,6 +6,7 @@
 #include "options.h"
 #include "report.h"
 #include "sizes.h"
+#include "textformat.h"
 
 #include "vdisk/vdisk.h"
 
@@ -16,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -24,9 +26,10 @@
 #define REPLY_MAX      (64u << 20)
 
 struct ctl {
-    const char *socket, *key_file, *passphrase_file, *identity, *group, *vhost_user;
-    struct option_size read_ops, write_ops, read_bytes, write_bytes;
-    bool read_only, shrink, snapshots, as_json, quiet;
+    const char *socket, *key_file, *passphrase_file, *identity, *recipient;
+    const char *group, *vhost_user, *vhost_snapshot;
+    const char *read_ops, *write_ops, *read_bytes, *write_bytes;
+    bool read_only, shrink, snapshots, wait_when_full, wait_when_failing, as_json, quiet;
 };
 
 static void set_text(json_t *root, const char *name, const char *value)
@@ -41,10 +44,35 @@ static void set_flag(json_t *root, const char *name, bool value)
         json_object_set_new(root, name, json_true());
 }
 
-static void set_limit(json_t *limits, const char *name, const struct option_size *rate)
+static int set_limit(json_t *limits, const char *name, const char *text)
 {
-    if (rate->given)
-        json_object_set_new(limits, name, json_pack("{s:I}", "rate", (json_int_t)rate->value));
+    uint64_t rate, burst;
+
+    if (!text)
+        return OPTIONS_GO_ON;
+    if (!sizes_parse_rate(text, &rate, &burst))
+        return report_usage("ctl", "%s: a limit is a rate, or RATE/BURST", text);
+    json_object_set_new(
+        limits, name,
+        json_pack("{s:I, s:I}", "rate", (json_int_t)rate, "burst", (json_int_t)burst));
+    return OPTIONS_GO_ON;
+}
+
+static int set_limits(const struct ctl *ctl, const char *command, json_t *root)
+{
+    json_t *limits = json_object();
+    int status = set_limit(limits, "read_ops", ctl->read_ops);
+
+    if (status == OPTIONS_GO_ON)
+        status = set_limit(limits, "write_ops", ctl->write_ops);
+    if (status == OPTIONS_GO_ON)
+        status = set_limit(limits, "read_bytes", ctl->read_bytes);
+    if (status == OPTIONS_GO_ON)
+        status = set_limit(limits, "write_bytes", ctl->write_bytes);
+    if (json_object_size(limits) || strstr(command, "limits-set"))
+        json_object_set(root, "limits", limits);
+    json_decref(limits);
+    return status;
 }
 
 /* As the daemon must know it: from its root. A usage error or -1. */
@@ -91,50 +119,73 @@ static int set_argument(json_t *root, const char *command, const char *word)
     return OPTIONS_GO_ON;
 }
 
+/* A recipient is a file with a public key, or the key itself. */
+static int open_recipient(const char *text)
+{
+    uint8_t public_key[VDISK_PUBLIC_KEY_BYTES];
+    size_t length = strlen(text);
+    int fd;
+
+    if (!textformat_get_recipient(text, length, public_key))
+        return open(text, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    fd = memfd_create("recipient", MFD_CLOEXEC);
+    if (fd >= 0 && write(fd, text, length) != (ssize_t)length) {
+        close(fd);
+        fd = -1;
+    }
+    return fd;
+}
+
 /* The key's descriptor in *fd, or -1 without one. */
-static int open_key(const struct ctl *ctl, json_t *root, int *fd)
+static int open_key(const struct ctl *ctl, const char *command, json_t *root, int *fd)
 {
     const char *path = ctl->key_file          ? ctl->key_file
                        : ctl->passphrase_file ? ctl->passphrase_file
-                                              : ctl->identity;
+                       : ctl->identity        ? ctl->identity
+                                              : ctl->recipient;
+    const char *kind = ctl->passphrase_file ? "passphrase"
+                       : ctl->identity      ? "identity"
+                       : ctl->recipient     ? "recipient"
+                                            : "key-file";
 
     *fd = -1;
+    if (!!ctl->key_file + !!ctl->passphrase_file + !!ctl->identity + !!ctl->recipient > 1)
+        return report_usage("ctl", "one key, please");
+    if (!path && strcmp(command, "export-add") == 0)
+        path = getenv("VDISK_KEY_FILE");
     if (!path)
         return OPTIONS_GO_ON;
-    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    if (ctl->recipient)
+        *fd = open_recipient(path);
+    else
+        *fd = strcmp(path, "-") == 0 ? dup(STDIN_FILENO)
+                                     : open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
     if (*fd < 0)
         return report(path, -errno, NULL);
-    set_text(root, "key_kind",
-             ctl->key_file          ? "key-file"
-             : ctl->passphrase_file ? "passphrase"
-                                    : "identity");
+    set_text(root, "key_kind", kind);
     return OPTIONS_GO_ON;
 }
 
 static int build(const struct ctl *ctl, char **operands, int count, json_t *root)
 {
-    json_t *limits = json_object();
+    bool is_group = strncmp(operands[0], "group-", 6) == 0;
     int status = OPTIONS_GO_ON;
 
     set_text(root, "command", operands[0]);
+    set_text(root, "group", ctl->group);
     if (count > 1)
-        set_text(root, "export", operands[1]);
+        set_text(root, is_group ? "group" : "export", operands[1]);
     if (count > 2)
         status = set_argument(root, operands[0], operands[2]);
     if (status == OPTIONS_GO_ON)
         status = set_socket(root, ctl->vhost_user);
-    set_text(root, "group", ctl->group);
+    set_text(root, "vhost_snapshot", ctl->vhost_snapshot);
     set_flag(root, "read_only", ctl->read_only);
     set_flag(root, "shrink", ctl->shrink);
     set_flag(root, "snapshots", ctl->snapshots);
-    set_limit(limits, "read_ops", &ctl->read_ops);
-    set_limit(limits, "write_ops", &ctl->write_ops);
-    set_limit(limits, "read_bytes", &ctl->read_bytes);
-    set_limit(limits, "write_bytes", &ctl->write_bytes);
-    if (json_object_size(limits) || strcmp(operands[0], "limits-set") == 0)
-        json_object_set(root, "limits", limits);
-    json_decref(limits);
-    return status;
+    set_flag(root, "wait_when_full", ctl->wait_when_full);
+    set_flag(root, "wait_when_failing", ctl->wait_when_failing);
+    return status == OPTIONS_GO_ON ? set_limits(ctl, operands[0], root) : status;
 }
 
 /* ---- the socket ---- */
@@ -269,28 +320,36 @@ int cmd_ctl(int argc, char **argv)
         {"key-file", OPTION_TEXT, &ctl.key_file, "FILE", "the key for export-add and key-add"},
         {"passphrase-file", OPTION_TEXT, &ctl.passphrase_file, "FILE", "likewise"},
         {"identity", OPTION_TEXT, &ctl.identity, "FILE", "likewise, of export-add"},
+        {"recipient", OPTION_TEXT, &ctl.recipient, "PUBKEY", "likewise, of key-add"},
         {"read-only", OPTION_FLAG, &ctl.read_only, NULL, "export-add: nobody may write"},
         {"snapshots", OPTION_FLAG, &ctl.snapshots, NULL, "export-add: also NAME@SNAPSHOT"},
-        {"group", OPTION_TEXT, &ctl.group, "NAME", "export-add: shares that group's limits"},
         {"vhost-user", OPTION_TEXT, &ctl.vhost_user, "SOCKET",
          "export-add: also to a virtual machine"},
+        {"vhost-snapshot", OPTION_TEXT, &ctl.vhost_snapshot, "NAME",
+         "export-add: which gets that snapshot"},
+        {"wait-when-full", OPTION_FLAG, &ctl.wait_when_full, NULL,
+         "export-add: requests wait for space"},
+        {"wait-when-failing", OPTION_FLAG, &ctl.wait_when_failing, NULL,
+         "export-add: requests wait for a disk that fails"},
+        {"group", OPTION_TEXT, &ctl.group, "NAME", "export-add: shares that group's limits"},
         {"shrink", OPTION_FLAG, &ctl.shrink, NULL, "resize: what lies beyond may be lost"},
-        {"read-ops", OPTION_NUMBER, &ctl.read_ops, "N", "limits: operations a second"},
-        {"write-ops", OPTION_NUMBER, &ctl.write_ops, "N", "likewise"},
-        {"read-bytes", OPTION_SIZE, &ctl.read_bytes, "SIZE", "limits: bytes a second"},
-        {"write-bytes", OPTION_SIZE, &ctl.write_bytes, "SIZE", "likewise"},
+        {"read-ops", OPTION_TEXT, &ctl.read_ops, "N[/BURST]",
+         "export-add, limits: operations a second"},
+        {"write-ops", OPTION_TEXT, &ctl.write_ops, "N[/BURST]", "likewise"},
+        {"read-bytes", OPTION_TEXT, &ctl.read_bytes, "SIZE[/BURST]", "likewise: bytes a second"},
+        {"write-bytes", OPTION_TEXT, &ctl.write_bytes, "SIZE[/BURST]", "likewise"},
         OPTION_JSON(&ctl.as_json),
         OPTION_QUIET(&ctl.quiet),
         {.kind = OPTION_END},
     };
     const struct usage usage = {
         .command = "ctl",
-        .operands = "COMMAND [EXPORT [IMAGE|SNAPSHOT|SIZE|SLOT]]",
+        .operands = "COMMAND [EXPORT|GROUP [IMAGE|SNAPSHOT|SIZE|SLOT]]",
         .about = "Asks a running vdiskd. Commands: export-list, export-add EXPORT IMAGE,\n"
                  "export-remove, stats, snapshot-list, snapshot-create EXPORT SNAPSHOT,\n"
                  "snapshot-delete EXPORT SNAPSHOT, resize EXPORT SIZE, compact, checkpoint,\n"
-                 "limits-get, limits-set, key-list, key-add, key-remove EXPORT SLOT, reload,\n"
-                 "shutdown.",
+                 "limits-get, limits-set, group-list, group-limits-get GROUP, group-limits-set\n"
+                 "GROUP, key-list, key-add, key-remove EXPORT SLOT, reload, shutdown.",
         .min = 1,
         .max = 3,
         .groups = {own},
@@ -303,7 +362,7 @@ int cmd_ctl(int argc, char **argv)
     json_t *root = json_object();
     status = build(&ctl, operands, count, root);
     if (status == OPTIONS_GO_ON)
-        status = open_key(&ctl, root, &key);
+        status = open_key(&ctl, operands[0], root, &key);
     if (status == OPTIONS_GO_ON)
         status = converse(&ctl, root, key);
     if (key >= 0)

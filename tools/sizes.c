@@ -55,6 +55,21 @@ bool sizes_parse(const char *text, uint64_t *bytes)
     return true;
 }
 
+bool sizes_parse_rate(const char *text, uint64_t *rate, uint64_t *burst)
+{
+    const char *slash = strchr(text, '/');
+    size_t length = slash ? (size_t)(slash - text) : strlen(text);
+    char first[SIZES_TEXT_BYTES];
+
+    *burst = 0;
+    if (length >= sizeof(first))
+        return false;
+    memcpy(first, text, length);
+    first[length] = 0;
+    return sizes_parse(first, rate) && *rate <= INT64_MAX &&
+           (!slash || (sizes_parse(slash + 1, burst) && *burst <= INT64_MAX));
+}
+
 const char *sizes_text(char text[SIZES_TEXT_BYTES], uint64_t bytes)
 {
     static const char *const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};

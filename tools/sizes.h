@@ -17,6 +17,9 @@ bool sizes_parse(const char *text, uint64_t *bytes);
 /* Decimal digits only. */
 bool sizes_parse_number(const char *text, uint64_t *number);
 
+/* RATE or RATE/BURST, each a size below 2^63; *burst is 0 without one. */
+bool sizes_parse_rate(const char *text, uint64_t *rate, uint64_t *burst);
+
 /* "10 GiB", "1.5 MiB", "512 bytes". Returns `text`. */
 const char *sizes_text(char text[SIZES_TEXT_BYTES], uint64_t bytes);
 

@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -72,6 +73,15 @@ int confine_find_user(const char *user, uid_t *uid, gid_t *gid, struct vdisk_err
     return 0;
 }
 
+/* Root's memory is all locked (lockedmem.h), and a user's limit would let nothing more be had. */
+static void keep_memory_locked(void)
+{
+    const struct rlimit none = {RLIM_INFINITY, RLIM_INFINITY};
+
+    if (setrlimit(RLIMIT_MEMLOCK, &none))
+        (void)mlockall(MCL_CURRENT | MCL_ONFAULT); /* at least what is there now */
+}
+
 int confine_user(const char *user, struct vdisk_error *error)
 {
     uid_t uid = (uid_t)-1;
@@ -88,6 +98,7 @@ int confine_user(const char *user, struct vdisk_error *error)
             return error_set(error, -EPERM, "only root can become the user `%s`", user);
         return 0;
     }
+    keep_memory_locked();
     if (setgroups(0, NULL) || setresgid(gid, gid, gid) || setresuid(uid, uid, uid))
         return error_set(error, -errno, "the process cannot become the user `%s`: %s", user,
                          vdisk_strerror(-errno));

@@ -66,7 +66,6 @@ static const char *const allowed[] = {
     "unlinkat",
     "mkdir",
     "mkdirat",
-    "chmod",
     "fchmod",
     "fchmodat",
     "umask",

@@ -150,7 +150,9 @@ static int audit_request(struct connection *connection, const struct control_req
         .event = command ? command->name : "bad-request",
         .image = request->fields & CONTROL_IMAGE ? request->image : NULL,
         .export = request->fields & CONTROL_EXPORT ? request->export : NULL,
-        .detail = request->fields & CONTROL_SNAPSHOT ? request->snapshot : NULL,
+        .detail = request->fields & CONTROL_SNAPSHOT ? request->snapshot
+                  : request->fields & CONTROL_GROUP  ? request->group
+                                                     : NULL,
         .result = rc,
         .error = rc && error->code == rc ? error->text : NULL,
         .is_volatile = command && command->role == CONTROL_VIEWER,

@@ -51,11 +51,12 @@ enum control_role control_role_of(const struct control_peers *peers, uid_t self,
                                   gid_t gid);
 
 /*
- * Listens at `path`, of which the folder is made (mode 0750) if missing, and refused if others than
- * its owner may write to it, or if it belongs to neither root nor us. What is left of an earlier
- * daemon's socket is replaced; VDISK_E_IN_USE when one still listens. A descriptor or an error.
+ * Listens at `path`, of which the folder is made (mode 0750, of the user that the daemon will be)
+ * if missing, and refused if others than its owner may write to it, or if it belongs to neither
+ * root nor us nor that user. What is left of an earlier daemon's socket is replaced; VDISK_E_IN_USE
+ * when one still listens. Before there are threads. A descriptor or an error.
  */
-int control_listen(const char *path, struct vdisk_error *error);
+int control_listen(const char *path, uid_t uid, gid_t gid, struct vdisk_error *error);
 
 /* ---- requests (control_request.c) ---- */
 
@@ -88,6 +89,9 @@ enum control_verb {
     CONTROL_CHECKPOINT,
     CONTROL_LIMITS_GET,
     CONTROL_LIMITS_SET,
+    CONTROL_GROUP_LIST,
+    CONTROL_GROUP_LIMITS_GET,
+    CONTROL_GROUP_LIMITS_SET,
     CONTROL_KEY_LIST,
     CONTROL_KEY_ADD,
     CONTROL_KEY_REMOVE,

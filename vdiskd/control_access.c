@@ -56,8 +56,17 @@ enum control_role control_role_of(const struct control_peers *peers, uid_t self,
     return role;
 }
 
+/* A folder that we made, for the user that the daemon will be. */
+static int give_folder(const char *folder, uid_t uid, gid_t gid, struct vdisk_error *error)
+{
+    if (uid == geteuid() || lchown(folder, uid, gid) == 0)
+        return 0;
+    return error_set(error, -errno, "the folder %s cannot be given to the daemon's user: %s",
+                     folder, vdisk_strerror(-errno));
+}
+
 /* The folder is ours, or root's, and nobody else's to write to. */
-static int check_folder(const char *path, struct vdisk_error *error)
+static int check_folder(const char *path, uid_t uid, gid_t gid, struct vdisk_error *error)
 {
     char folder[sizeof(((struct sockaddr_un *)0)->sun_path)];
     const char *slash = strrchr(path, '/');
@@ -69,16 +78,18 @@ static int check_folder(const char *path, struct vdisk_error *error)
                          "its own",
                          path);
     snprintf(folder, sizeof(folder), "%.*s", (int)(slash - path), path);
-    if (mkdir(folder, 0750) && errno != EEXIST)
+    if (mkdir(folder, 0750) == 0)
+        return give_folder(folder, uid, gid, error);
+    if (errno != EEXIST)
         return error_set(error, -errno, "the folder %s cannot be made: %s", folder,
                          vdisk_strerror(-errno));
     if (lstat(folder, &status))
         return error_set(error, -errno, "%s: %s", folder, vdisk_strerror(-errno));
-    if (!S_ISDIR(status.st_mode) || (status.st_uid != geteuid() && status.st_uid != 0) ||
-        (status.st_mode & 022))
+    if (!S_ISDIR(status.st_mode) || (status.st_mode & 022) ||
+        (status.st_uid != geteuid() && status.st_uid != 0 && status.st_uid != uid))
         return error_set(error, -EPERM,
-                         "the folder %s is not safe for a control socket: it must be ours or "
-                         "root's, with mode 0700 or 0750",
+                         "the folder %s is not safe for a control socket: it must be the "
+                         "daemon's or root's, with mode 0700 or 0750",
                          folder);
     return 0;
 }
@@ -95,7 +106,18 @@ static bool is_alive(const struct sockaddr_un *address)
     return alive;
 }
 
-int control_listen(const char *path, struct vdisk_error *error)
+/* Who may connect is decided by the folder, and by who the peer is. The file gets its mode when it
+ * is made: chmod() could be led elsewhere by the owner of the folder. */
+static int bind_for_all(int fd, const struct sockaddr_un *address)
+{
+    mode_t before = umask(0111);
+    int rc = bind(fd, (const struct sockaddr *)address, sizeof(*address)) ? -errno : 0;
+
+    umask(before);
+    return rc;
+}
+
+int control_listen(const char *path, uid_t uid, gid_t gid, struct vdisk_error *error)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     struct stat status;
@@ -103,7 +125,7 @@ int control_listen(const char *path, struct vdisk_error *error)
 
     if (strlen(path) >= sizeof(address.sun_path))
         return error_set(error, -ENAMETOOLONG, "%s: longer than the name of a socket may be", path);
-    rc = check_folder(path, error);
+    rc = check_folder(path, uid, gid, error);
     if (rc)
         return rc;
     memcpy(address.sun_path, path, strlen(path) + 1);
@@ -117,11 +139,12 @@ int control_listen(const char *path, struct vdisk_error *error)
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return error_set(error, -errno, "%s: %s", path, vdisk_strerror(-errno));
-    /* Who may connect is decided by the folder, and by who the peer is. */
-    if (bind(fd, (struct sockaddr *)&address, sizeof(address)) || chmod(path, 0666) ||
-        listen(fd, BACKLOG)) {
-        rc = error_set(error, -errno, "the control socket %s cannot be made: %s", path,
-                       vdisk_strerror(-errno));
+    rc = bind_for_all(fd, &address);
+    if (rc == 0 && listen(fd, BACKLOG))
+        rc = -errno;
+    if (rc) {
+        (void)error_set(error, rc, "the control socket %s cannot be made: %s", path,
+                        vdisk_strerror(rc));
         close(fd);
         return rc;
     }

@@ -236,6 +236,41 @@ static int remove_export(const struct control_options *options, const char *name
                           : export_remove(options->exports, name, error);
 }
 
+/* ---- groups ---- */
+
+static void add_group(void *opaque, const char *name, struct limit_group *group)
+{
+    struct limit_settings limits;
+
+    limit_group_get(group, &limits);
+    json_array_append_new(opaque,
+                          json_pack("{s:s, s:o}", "name", name, "limits", limit_to_json(&limits)));
+}
+
+static int run_on_group(const struct control_options *options,
+                        const struct control_request *request, json_t **result,
+                        struct vdisk_error *error)
+{
+    bool is_setting = request->command->verb == CONTROL_GROUP_LIMITS_SET;
+    struct limit_group *group = is_setting ? exports_group(options->exports, request->group)
+                                           : exports_find_group(options->exports, request->group);
+    struct limit_settings limits;
+
+    if (!group)
+        return is_setting
+                   ? error_set(error, -ENOMEM, "%s", vdisk_strerror(-ENOMEM))
+                   : error_set(error, VDISK_E_NOT_FOUND, "there is no group `%s`", request->group);
+    if (is_setting) {
+        limit_group_set(group, &request->limits);
+    } else {
+        limit_group_get(group, &limits);
+        *result = limit_to_json(&limits);
+    }
+    return 0;
+}
+
+/* ---- all of them ---- */
+
 /* What concerns one export that is there. */
 static int run_on_export(struct export *export, const struct control_request *request, int key_fd,
                          json_t **result, struct vdisk_error *error)
@@ -293,6 +328,13 @@ int control_run(const struct control_options *options, const struct control_requ
         return add_new_export(options, request, key_fd, error);
     case CONTROL_EXPORT_REMOVE:
         return remove_export(options, request->export, error);
+    case CONTROL_GROUP_LIST:
+        *result = json_array();
+        exports_each_group(options->exports, add_group, *result);
+        return 0;
+    case CONTROL_GROUP_LIMITS_GET:
+    case CONTROL_GROUP_LIMITS_SET:
+        return run_on_group(options, request, result, error);
     case CONTROL_RELOAD:
         if (!options->reload)
             return error_set(error, -EOPNOTSUPP, "there is no configuration file");

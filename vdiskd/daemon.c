@@ -113,17 +113,27 @@ static void say_ready(struct daemon *daemon)
     notify_send("READY=1");
 }
 
-static void wait_for_the_end(struct daemon *daemon)
+static void reload_by_signal(struct daemon *daemon)
 {
     struct vdisk_error error;
+    int rc = daemon_reload(daemon, &error);
+    const struct audit_event event = {
+        .event = "reload",
+        .detail = "by SIGHUP",
+        .result = rc,
+        .error = rc ? error.text : NULL,
+    };
 
+    (void)audit_record(daemon->audit, &event);
+    log_event(rc ? LOG_ERROR : LOG_INFO, "reload", "error", event.error, NULL);
+}
+
+static void wait_for_the_end(struct daemon *daemon)
+{
     while (!daemon->is_ending) {
-        if (daemon->wants_reload) {
+        if (daemon->wants_reload && !daemon->is_reloading) {
             daemon->wants_reload = false;
-            notify_send("STATUS=reading the configuration again");
-            int rc = daemon_reload(daemon, &error);
-            log_event(rc ? LOG_ERROR : LOG_INFO, "reload", "error", rc ? error.text : NULL, NULL);
-            notify_send("STATUS=");
+            reload_by_signal(daemon);
         } else {
             task_park(&daemon->place);
         }
@@ -149,6 +159,8 @@ static void live(void *arg)
     daemon->is_ending = true;
     daemon_stop_servers(daemon);
     daemon_remove_exports(daemon);
+    daemon_await_servers(daemon);
+    daemon_remove_exports(daemon); /* what a request added meanwhile */
     if (is_up) {
         (void)audit_record(daemon->audit, &event);
         log_event(LOG_INFO, "stopped", NULL);
@@ -165,6 +177,8 @@ int daemon_run(struct daemon *daemon)
         .workers = (unsigned)settings->workers,
         .cache_bytes = settings->memory,
         .no_uring = settings->no_uring,
+        .integrity = daemon_integrity_event,
+        .opaque = daemon,
     };
     struct vdisk_error error = {.code = 0};
     int rc = exports_new(&options, &daemon->exports, &error);

@@ -35,6 +35,8 @@ struct daemon {
     struct settings *settings;
     struct vdisk_unlocked **unlocked;    /* of settings->exports */
     struct listen_socket *vhost_sockets; /* likewise, until they are served */
+    uid_t uid;                           /* whom it will be */
+    gid_t gid;
     struct control_peers peers;
     struct audit *audit;
     /* Of clients on this host, and, with TLS if there are keys for it, of any. */
@@ -51,6 +53,7 @@ struct daemon {
     struct reactor_op signal_op;
     bool signal_armed;
     struct task *place; /* of the first task */
+    bool servers_stopped;
     bool is_ending, wants_reload, is_reloading;
     int status; /* exit status */
 };
@@ -66,9 +69,14 @@ void daemon_free(struct daemon *daemon);
 /* Starts all servers but those of vhost-user, which come with their exports. An exit status, having
  * reported. */
 int daemon_start_servers(struct daemon *daemon);
+/* No new clients; those there have their answers, within some seconds. What waits for a full disk
+ * ends with its export only: daemon_await_servers() comes after that. */
 void daemon_stop_servers(struct daemon *daemon);
+void daemon_await_servers(struct daemon *daemon);
 /* What a front end of vhost-user does, for log and audit. From any thread. */
 void daemon_vhost_event(void *opaque, const struct vhost_event *event);
+/* Damaged data was met: likewise. */
+void daemon_integrity_event(void *opaque, const struct export_failure *failure);
 
 /* ---- exports of the settings (daemon_exports.c), by a task ---- */
 

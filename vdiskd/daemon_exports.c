@@ -5,8 +5,10 @@
 #include "daemon.h"
 
 #include "apart.h"
+#include "audit.h"
 #include "export.h"
 #include "log.h"
+#include "notify.h"
 #include "report.h"
 #include "task.h"
 
@@ -30,7 +32,16 @@ int daemon_add_export(struct daemon *daemon, const struct settings_export *expor
         .unlocked = unlocked,
     };
 
-    return vhost_exports_open(daemon->vhost, &options, export->vhost_snapshot, socket, error);
+    int rc = vhost_exports_open(daemon->vhost, &options, export->vhost_snapshot, socket, error);
+    const struct audit_event event = {
+        .event = "export-open",
+        .image = export->image,
+        .export = export->name,
+        .result = rc,
+        .error = rc && error->code == rc ? error->text : NULL,
+    };
+    (void)audit_record(daemon->audit, &event);
+    return rc;
 }
 
 void daemon_set_groups(struct daemon *daemon, const struct settings *settings)
@@ -40,6 +51,23 @@ void daemon_set_groups(struct daemon *daemon, const struct settings *settings)
 
         if (group)
             limit_group_set(group, &settings->groups[i].limits);
+    }
+}
+
+/* Those that the new settings do not name any more have no limits. */
+static void free_groups(struct daemon *daemon, const struct settings *old,
+                        const struct settings *new)
+{
+    static const struct limit_settings none;
+
+    for (unsigned i = 0; i < old->group_count; i++) {
+        struct limit_group *group = exports_find_group(daemon->exports, old->groups[i].name);
+        bool is_named = false;
+
+        for (unsigned j = 0; j < new->group_count; j++)
+            is_named |= strcmp(old->groups[i].name, new->groups[j].name) == 0;
+        if (group && !is_named)
+            limit_group_set(group, &none);
     }
 }
 
@@ -113,11 +141,12 @@ static void note_error(struct vdisk_error *first, const struct settings_export *
                        const struct vdisk_error *error)
 {
     const char *text = error->code == rc && error->text[0] ? error->text : vdisk_strerror(rc);
+    const char *advice = rc == -EACCES ? "; the daemon may need --image-dir for its folder" : "";
 
     log_event(LOG_ERROR, "reload", "export", export->name, "image", export->image, "error", text,
               NULL);
     if (first->code == 0)
-        error_set(first, rc, "export `%s`: %s", export->name, text);
+        error_set(first, rc, "export `%s`: %s%s", export->name, text, advice);
 }
 
 /* What came by a descriptor came once. */
@@ -156,7 +185,14 @@ static void remove_old(struct daemon *daemon, const struct settings_export *expo
 {
     struct vdisk_error error = {.code = 0};
     int rc = vhost_exports_close(daemon->vhost, export->name, &error);
+    const struct audit_event event = {
+        .event = "export-close",
+        .export = export->name,
+        .result = rc,
+        .error = rc && error.code == rc ? error.text : NULL,
+    };
 
+    (void)audit_record(daemon->audit, &event);
     if (rc && rc != VDISK_E_NOT_FOUND) /* somebody was faster */
         note_error(first, export, rc, &error);
     else
@@ -191,6 +227,7 @@ static void apply(struct daemon *daemon, const struct settings *new, struct vdis
 {
     const struct settings *old = daemon->settings;
 
+    free_groups(daemon, old, new);
     daemon_set_groups(daemon, new);
     for (unsigned i = 0; i < old->export_count; i++) {
         const struct settings_export *same = settings_find_export(new, old->exports[i].name);
@@ -220,6 +257,7 @@ int daemon_reload(struct daemon *daemon, struct vdisk_error *error)
     if (daemon->is_reloading || daemon->is_ending)
         return error_set(error, -EBUSY, "it is being done already");
     daemon->is_reloading = true;
+    notify_reloading();
     error->code = 0;
     rc = apart_call(read_settings, &reading);
     if (rc == 0) {
@@ -229,6 +267,7 @@ int daemon_reload(struct daemon *daemon, struct vdisk_error *error)
         rc = error->code;
     }
     daemon->is_reloading = false;
+    notify_send("READY=1");
     task_wake(&daemon->place);
     return rc;
 }

@@ -96,11 +96,11 @@ static int bind_control(struct daemon *daemon, const char *path)
 {
     struct listen_socket *socket = &daemon->control_socket;
     struct vdisk_error error;
-    int fd = control_listen(path, &error);
+    int fd = control_listen(path, daemon->uid, daemon->gid, &error);
 
     for (unsigned tries = 1; fd == VDISK_E_IN_USE && tries < LISTEN_TRIES; tries++) {
         (void)poll(NULL, 0, LISTEN_TRY_AGAIN_MSEC);
-        fd = control_listen(path, &error);
+        fd = control_listen(path, daemon->uid, daemon->gid, &error);
     }
     if (fd < 0)
         return report(path, fd, &error);
@@ -151,24 +151,21 @@ static int give_socket(const struct listen_socket *socket, uid_t uid, gid_t gid)
 /* The user that we shall be must be able to use and remove them. */
 static int give_sockets(struct daemon *daemon)
 {
-    const char *user = daemon->settings->user;
-    struct vdisk_error error;
-    uid_t uid = 0;
-    gid_t gid = 0;
-    int rc;
+    uid_t uid = daemon->uid;
+    gid_t gid = daemon->gid;
+    int rc = 0;
 
-    if (!user || geteuid() != 0)
+    if (uid == geteuid())
         return STATUS_DONE;
-    rc = confine_find_user(user, &uid, &gid, &error);
-    if (rc)
-        return report(NULL, rc, &error);
     for (unsigned i = 0; i < daemon->local.count && rc == 0; i++)
         rc = give_socket(&daemon->local.socket[i], uid, gid);
     for (unsigned i = 0; i < daemon->settings->export_count && rc == 0; i++)
         rc = give_socket(&daemon->vhost_sockets[i], uid, gid);
     if (rc == 0)
         rc = give_socket(&daemon->metrics_socket, uid, gid);
-    return rc ? report_text(user, rc, "sockets cannot be given to this user: %s",
+    if (rc == 0)
+        rc = give_socket(&daemon->control_socket, uid, gid);
+    return rc ? report_text(daemon->settings->user, rc, "sockets cannot be given to this user: %s",
                             vdisk_strerror(rc))
               : STATUS_DONE;
 }
@@ -206,6 +203,21 @@ static int add_peers(struct control_peers *peers, enum control_role role,
             return report_text(list->value[i], rc, "there is no such user or @group");
     }
     return STATUS_DONE;
+}
+
+/* Whom root becomes; anybody else stays who he is. */
+static int find_user(struct daemon *daemon)
+{
+    const char *user = daemon->settings->user;
+    struct vdisk_error error;
+    int rc;
+
+    daemon->uid = geteuid();
+    daemon->gid = getegid();
+    if (!user || daemon->uid != 0)
+        return STATUS_DONE;
+    rc = confine_find_user(user, &daemon->uid, &daemon->gid, &error);
+    return rc ? report(NULL, rc, &error) : STATUS_DONE;
 }
 
 static int unlock_exports(struct daemon *daemon)
@@ -284,6 +296,8 @@ int daemon_prepare(struct daemon *daemon)
     status = make_room(daemon);
     if (status == STATUS_DONE)
         status = take_signals(daemon);
+    if (status == STATUS_DONE)
+        status = find_user(daemon);
     if (status == STATUS_DONE)
         status = add_peers(&daemon->peers, CONTROL_OPERATOR, &daemon->settings->operators);
     if (status == STATUS_DONE)

@@ -14,6 +14,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#define STOP_PATIENCE_NS INT64_C(6000000000) /* NBD's clients have 5 s */
+#define STOP_LOOK_NS     INT64_C(5000000)
+
 /* ---- NBD ---- */
 
 static void on_event(void *opaque, const struct nbd_event *event)
@@ -107,6 +110,20 @@ void daemon_vhost_event(void *opaque, const struct vhost_event *event)
               event->export_name, "peer", who.peer, "reason", reason, NULL);
 }
 
+void daemon_integrity_event(void *opaque, const struct export_failure *failure)
+{
+    const struct daemon *daemon = opaque;
+    char offset[24];
+
+    audit_integrity(daemon->audit, failure->export, failure->image, failure->offset,
+                    failure->result, reactor_now());
+    if (failure->count & (failure->count - 1)) /* the 1st, 2nd, 4th, 8th, ... */
+        return;
+    snprintf(offset, sizeof(offset), "%llu", (unsigned long long)failure->offset);
+    log_event(LOG_ERROR, "integrity", "export", failure->export, "image", failure->image, "offset",
+              offset, "error", vdisk_strerror(failure->result), NULL);
+}
+
 /* ---- management ---- */
 
 static int on_reload(void *opaque, struct vdisk_error *error)
@@ -171,12 +188,33 @@ int daemon_start_servers(struct daemon *daemon)
     return status;
 }
 
-void daemon_stop_servers(struct daemon *daemon)
+static void stop_servers(void *arg)
 {
+    struct daemon *daemon = arg;
+
     if (daemon->network_server)
         nbd_server_stop(daemon->network_server);
     if (daemon->local_server)
         nbd_server_stop(daemon->local_server);
     control_stop(daemon->control);
     metrics_stop(daemon->metrics);
+    daemon->servers_stopped = true;
+}
+
+static void wait_until(const struct daemon *daemon, int64_t deadline)
+{
+    while (!daemon->servers_stopped && reactor_now() < deadline)
+        task_sleep(STOP_LOOK_NS);
+}
+
+void daemon_stop_servers(struct daemon *daemon)
+{
+    if (task_spawn(exports_main(daemon->exports), stop_servers, daemon))
+        stop_servers(daemon);
+    wait_until(daemon, reactor_now() + STOP_PATIENCE_NS);
+}
+
+void daemon_await_servers(struct daemon *daemon)
+{
+    wait_until(daemon, INT64_MAX);
 }

@@ -151,6 +151,8 @@ void export_finish(struct export_request *request)
     atomic_fetch_sub_explicit(&export->stats.in_flight, 1, memory_order_relaxed);
     stats_add(&export->stats, counted_as(request->request.op), request->request.length,
               reactor_now() - request->began, result);
+    if (result == VDISK_E_NOT_AUTHENTIC || result == VDISK_E_MALFORMED)
+        export_tell_failure(export, request->request.offset, result);
     request->done(request);
 }
 

@@ -60,11 +60,22 @@ struct export_info {
     unsigned sessions;
 };
 
+/* Data of an image was not authentic, or made no sense behind its seal. */
+struct export_failure {
+    const char *export, *image;
+    uint64_t offset; /* of the request */
+    int result;
+    uint64_t count; /* of this export, with this one */
+};
+
 struct exports_options {
     unsigned reactors;  /* threads that serve; 0: one */
     unsigned workers;   /* threads that compute, for each of them; 0: one for each processor */
     size_t cache_bytes; /* for all exports together; 0: 256 MiB */
     bool no_uring;
+    /* By any of the threads, outside of tasks. NULL: nobody wants to know. */
+    void (*integrity)(void *opaque, const struct export_failure *failure);
+    void *opaque;
 };
 
 /* Starts the threads, but for the first reactor, which is the caller's to run. */
@@ -76,6 +87,13 @@ void exports_free(struct exports *exports);
 /* The group of that name, made without limits where there is none; from any thread; it lives as
  * long as the exports. NULL without memory. */
 struct limit_group *exports_group(struct exports *exports, const char *name);
+
+/* NULL: none of that name; from any thread. */
+struct limit_group *exports_find_group(struct exports *exports, const char *name);
+/* From any thread; under a lock: no waiting. */
+void exports_each_group(struct exports *exports,
+                        void (*each)(void *opaque, const char *name, struct limit_group *group),
+                        void *opaque);
 
 /* ---- by a task ---- */
 

@@ -103,6 +103,8 @@ int export_open_image(struct export *export, struct vdisk_image **out, struct vd
 
 /* ---- export.c ---- */
 
+/* For whom exports_options.integrity names. */
+void export_tell_failure(struct export *export, uint64_t offset, int result);
 /* Hook: runs the image. */
 void export_pump(struct reactor_hook *hook);
 void export_push(struct export_queue *queue, struct export_request *request);

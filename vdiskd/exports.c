@@ -39,6 +39,8 @@ struct exports {
     pthread_mutex_t mutex;
     struct export *table;
     struct named_group *groups;
+    void (*integrity)(void *opaque, const struct export_failure *failure);
+    void *opaque;
 };
 
 static int fail(struct vdisk_error *error, int code, const char *text)
@@ -134,6 +136,8 @@ int exports_new(const struct exports_options *options, struct exports **out,
         return fail(error, -ENOMEM, "out of memory");
     pthread_mutex_init(&exports->mutex, NULL);
     exports->cache_bytes = options->cache_bytes ? options->cache_bytes : DEFAULT_CACHE_BYTES;
+    exports->integrity = options->integrity;
+    exports->opaque = options->opaque;
     while (exports->lanes < lanes && exports->lanes < LANES_MAX && result == 0)
         result = open_lane(exports, options);
     for (unsigned i = 1; i < exports->lanes && result == 0; i++)
@@ -145,6 +149,21 @@ int exports_new(const struct exports_options *options, struct exports **out,
     arm_workers(&exports->lane[0]);
     *out = exports;
     return 0;
+}
+
+void export_tell_failure(struct export *export, uint64_t offset, int result)
+{
+    const struct exports *exports = export->exports;
+    const struct export_failure failure = {
+        .export = export->info.name,
+        .image = export->info.path,
+        .offset = offset,
+        .result = result,
+        .count = atomic_load_explicit(&export->stats.integrity_errors, memory_order_relaxed),
+    };
+
+    if (exports->integrity)
+        exports->integrity(exports->opaque, &failure);
 }
 
 struct reactor *exports_main(struct exports *exports)
@@ -185,6 +204,25 @@ void exports_free(struct exports *exports)
     free(exports);
 }
 
+static struct named_group *find_group(const struct exports *exports, const char *name)
+{
+    struct named_group *group = exports->groups;
+
+    while (group && strcmp(group->name, name) != 0)
+        group = group->next;
+    return group;
+}
+
+struct limit_group *exports_find_group(struct exports *exports, const char *name)
+{
+    struct named_group *group;
+
+    pthread_mutex_lock(&exports->mutex);
+    group = find_group(exports, name);
+    pthread_mutex_unlock(&exports->mutex);
+    return group ? group->group : NULL;
+}
+
 struct limit_group *exports_group(struct exports *exports, const char *name)
 {
     static const struct limit_settings none;
@@ -192,8 +230,7 @@ struct limit_group *exports_group(struct exports *exports, const char *name)
     size_t length = strlen(name) + 1;
 
     pthread_mutex_lock(&exports->mutex);
-    for (group = exports->groups; group && strcmp(group->name, name) != 0;)
-        group = group->next;
+    group = find_group(exports, name);
     if (!group && (group = malloc(sizeof(*group) + length))) {
         memcpy(group->name, name, length);
         group->group = limit_group_new(&none);
@@ -207,6 +244,16 @@ struct limit_group *exports_group(struct exports *exports, const char *name)
     }
     pthread_mutex_unlock(&exports->mutex);
     return group ? group->group : NULL;
+}
+
+void exports_each_group(struct exports *exports,
+                        void (*each)(void *opaque, const char *name, struct limit_group *group),
+                        void *opaque)
+{
+    pthread_mutex_lock(&exports->mutex);
+    for (struct named_group *group = exports->groups; group; group = group->next)
+        each(opaque, group->name, group->group);
+    pthread_mutex_unlock(&exports->mutex);
 }
 
 /* ---- the table ---- */

@@ -15,6 +15,8 @@
 int notify_open(void);
 /* "READY=1", "STOPPING=1", "STATUS=3 exports". From any thread; what fails is not worth a word. */
 void notify_send(const char *state);
+/* "RELOADING=1", with the time that it wants; READY=1 ends it. */
+void notify_reloading(void);
 void notify_close(void);
 
 #define NOTIFY_SOCKETS_MAX  32u

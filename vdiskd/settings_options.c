@@ -28,20 +28,11 @@ struct given {
 
 /* ---- words of an export, or of a group ---- */
 
-/* RATE or RATE/BURST, sizes. */
 static int take_limit(json_t *limits, const char *name, const char *text, struct vdisk_error *error)
 {
-    const char *slash = strchr(text, '/');
-    char rate_text[SIZES_TEXT_BYTES];
-    uint64_t rate, burst = 0;
-    size_t length = slash ? (size_t)(slash - text) : strlen(text);
+    uint64_t rate, burst;
 
-    if (length >= sizeof(rate_text))
-        length = 0;
-    memcpy(rate_text, text, length);
-    rate_text[length] = 0;
-    if (!sizes_parse(rate_text, &rate) || rate > INT64_MAX ||
-        (slash && (!sizes_parse(slash + 1, &burst) || burst > INT64_MAX)))
+    if (!sizes_parse_rate(text, &rate, &burst))
         return error_set(error, -EINVAL, "%s=%s: a limit is a rate, or rate/burst", name, text);
     json_object_set_new(
         limits, name,

@@ -37,13 +37,15 @@ int unix_listen(const char *path)
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return -errno;
-    result = bind(fd, (struct sockaddr *)&address, sizeof(address));
+    /* bind() makes the file with the socket's mode: chmod() of a path could be led elsewhere. */
+    result = fchmod(fd, S_IRUSR | S_IWUSR);
+    if (result == 0)
+        result = bind(fd, (struct sockaddr *)&address, sizeof(address));
     if (result < 0 && errno == EADDRINUSE && is_stale(&address)) {
         (void)unlink(path);
         result = bind(fd, (struct sockaddr *)&address, sizeof(address));
     }
-    /* Nobody can connect before listen(). */
-    if (result < 0 || chmod(path, S_IRUSR | S_IWUSR) < 0 || listen(fd, BACKLOG) < 0) {
+    if (result < 0 || listen(fd, BACKLOG) < 0) {
         result = -errno;
         close(fd);
         return result;
