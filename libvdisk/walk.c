@@ -24,7 +24,12 @@ struct ranges {
 };
 
 static const struct ranges all = {.cap = SIZE_MAX, .steps = UINT64_MAX};
-static const struct ranges part = {.cap = PART_RANGES, .steps = PART_STEPS};
+
+static struct ranges part_of(const struct vdisk_range *range)
+{
+    bool is_less = range->wanted > 0 && range->wanted < PART_RANGES;
+    return (struct ranges){.cap = is_less ? range->wanted : PART_RANGES, .steps = PART_STEPS};
+}
 
 static bool is_over(const struct ranges *ranges)
 {
@@ -230,7 +235,7 @@ static int map(struct vdisk_image *image, const struct vdisk_range *range,
 int vdisk_map(struct vdisk_image *image, struct vdisk_snapshot *snapshot, uint64_t offset,
               uint64_t length, bool through_base, vdisk_extent_callback *each, void *opaque)
 {
-    const struct vdisk_range range = {snapshot, offset, length};
+    const struct vdisk_range range = {snapshot, offset, length, 0};
     uint64_t reached;
     return map(image, &range, &all, through_base, each, opaque, &reached);
 }
@@ -238,6 +243,7 @@ int vdisk_map(struct vdisk_image *image, struct vdisk_snapshot *snapshot, uint64
 int vdisk_map_part(struct vdisk_image *image, const struct vdisk_range *range, bool through_base,
                    vdisk_extent_callback *each, void *opaque, uint64_t *reached)
 {
+    const struct ranges part = part_of(range);
     return map(image, range, &part, through_base, each, opaque, reached);
 }
 
@@ -420,6 +426,6 @@ int vdisk_diff_part(struct vdisk_image *image, struct vdisk_snapshot *old_state,
     struct diff_args args = {.snapshot = {old_state, range->state},
                              .offset = range->offset,
                              .length = range->length,
-                             .diff.ranges = part};
+                             .diff.ranges = part_of(range)};
     return diff(image, &args, each, opaque, reached);
 }

@@ -170,12 +170,12 @@ static void assert_same(const struct list *a, const struct list *b)
 
 /* All of [from, to) in parts; how many. */
 static unsigned in_parts(struct vdisk_image *image, struct vdisk_snapshot *since, uint64_t from,
-                         uint64_t to, struct list *list)
+                         uint64_t to, unsigned wanted, struct list *list)
 {
     unsigned parts = 0;
 
     for (uint64_t at = from, reached; at < to; at = reached, parts++) {
-        struct vdisk_range range = {NULL, at, to - at};
+        struct vdisk_range range = {NULL, at, to - at, wanted};
         int r;
 
         list->in_part = 0;
@@ -183,7 +183,7 @@ static unsigned in_parts(struct vdisk_image *image, struct vdisk_snapshot *since
                   : vdisk_map_part(image, &range, true, append, list, &reached);
         assert_int_equal(r, 0);
         assert_true(reached > at && reached <= to && list->at <= reached);
-        assert_true(list->in_part <= PART_MAX);
+        assert_true(list->in_part <= (wanted ? wanted + 2 : PART_MAX));
     }
     return parts;
 }
@@ -209,9 +209,13 @@ static void check_parts(struct vdisk_image *image, struct vdisk_snapshot *since,
 {
     struct list list = {0}, want;
 
-    assert_true(in_parts(image, since, 0, VDISK_SIZE_MAX, &list) >= parts_min);
-    assert_same(&list, whole);
-    free(list.extent);
+    for (unsigned wanted = 0; wanted < 3; wanted += 2) {
+        list = (struct list){0};
+        assert_true(in_parts(image, since, 0, VDISK_SIZE_MAX, wanted, &list) >=
+                    (wanted ? SCATTERED / 6 : parts_min));
+        assert_same(&list, whole);
+        free(list.extent);
+    }
     for (unsigned i = 0; i < 40; i++) {
         uint64_t from =
             whole->extent[sim_rng_below(rng, whole->count)].offset + sim_rng_below(rng, 3 * 4096);
@@ -220,7 +224,7 @@ static void check_parts(struct vdisk_image *image, struct vdisk_snapshot *since,
         to = to < VDISK_SIZE_MAX ? to : VDISK_SIZE_MAX;
         want = cut(whole, from, to);
         list = (struct list){0};
-        (void)in_parts(image, since, from, to, &list);
+        (void)in_parts(image, since, from, to, i % 5, &list);
         assert_same(&list, &want);
         free(list.extent);
         free(want.extent);

@@ -49,6 +49,7 @@ static int range_of(const struct nbd_op *op, struct vdisk_range *range)
 {
     range->offset = op->header.offset;
     range->length = op->header.length;
+    range->wanted = op->header.flags & NBD_CMD_FLAG_REQ_ONE ? 2 : 0; /* where the first one ends */
     return export_session_snapshot(op->conn->session, &range->state);
 }
 

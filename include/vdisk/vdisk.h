@@ -334,6 +334,7 @@ int vdisk_diff(struct vdisk_image *image, struct vdisk_snapshot *old_state,
 struct vdisk_range {
     struct vdisk_snapshot *state; /* NULL: the live one; for a difference the new one */
     uint64_t offset, length;      /* bytes */
+    unsigned wanted;              /* so many ranges are enough; 0: as many as there are */
 };
 int vdisk_map_part(struct vdisk_image *image, const struct vdisk_range *range, bool through_base,
                    vdisk_extent_callback *each, void *opaque, uint64_t *reached);
