@@ -211,6 +211,171 @@ def case_extended_headers(path):
     assert c.chunk()[:2] == (1, 0)
 
 
+def error_of(c):
+    flags, kind, data = c.chunk()
+    assert flags == 1
+    return struct.unpack(">I", data[:4])[0] if kind == 0x8001 else 0
+
+
+def case_long_lengths_and_wrong_requests(path):
+    c = Bare(path)
+    assert c.option(11)[-1][0] == 1
+    assert len(c.contexts(b"base:allocation")) == 2
+    assert c.go()[-1][0] == 1
+    end, far = 64 << 20, 1 << 40
+    for flags, kind, offset, length, want in [
+        (0, 6, 0, end, 0), (0, 4, 0, end, 0), (0, 5, 0, end, 0),  # all of the drive at once
+        (0, 6, 0, far, 28), (0, 4, 0, far, 22), (0, 5, 0, far, 22), (0, 7, 0, far, 22),
+        (0, 6, 2**64 - 4096, 8192, 28), (0, 0, 2**64 - 1, 2, 22),
+        (0, 0, 0, (32 << 20) + 1, 22), (4, 0, 0, (32 << 20) + 1, 75),  # too much for a reply
+        (0, 0, end - 4096, 4097, 22), (0, 6, end, 4096, 28), (0, 4, end - 1, 2, 22),
+        (2, 4, 0, 4096, 22), (16, 0, 0, 4096, 22), (64, 0, 0, 4096, 22), (8, 6, 0, 4096, 22),
+        (0, 3, 0, 4096, 22), (0, 3, 4096, 0, 22), (0, 8, 0, 4096, 22), (0, 77, 0, 0, 22),
+        (16, 6, 4096, 4096, 0), (18, 6, 1, 5000, 0), (3, 6, 0, 4096, 0), (1, 4, 1, 1, 0),
+        (0, 7, 0, 0, 22), (0, 0, 5, 0, 0), (0, 4, 5, 0, 0)]:
+        c.request(flags, kind, offset, length)
+        got = error_of(c)
+        assert got == want, (flags, kind, offset, length, got)
+    # A write past the end, and one without its flag, are passed over with their data.
+    c.request(1 << 5, 1, end - 2, 4, b"past")
+    assert error_of(c) == 28
+    c.request(0, 1, 0, 4, b"flag")
+    assert error_of(c) == 0
+    # Only the contexts that are asked for; a length of 64 bits in the payload.
+    c.request(1 << 5, 7, 0, 12, struct.pack(">QI", end, 1))
+    flags, kind, data = c.chunk()
+    assert (flags, kind) == (1, 6)
+    assert sum(x for x, _ in struct.iter_unpack(">QQ", data[8:])) == end
+    for payload in (struct.pack(">QI", far, 1), struct.pack(">QII", end, 1, 1), bytes(8), bytes(7)):
+        c.request(1 << 5, 7, 0, len(payload), payload)
+        assert error_of(c) == 22, payload
+    # More payload than anything takes: the connection is of no use.
+    c.request(1 << 5, 3, 0, 1 << 40)
+    try:
+        while c.s.recv(1 << 16):
+            pass
+    except ConnectionError:
+        pass
+
+
+def secure(path, folder, user="alice"):
+    import nbd
+
+    h = nbd.NBD()
+    h.set_tls(nbd.TLS_REQUIRE)
+    h.set_tls_psk_file(folder + "/keys.psk")
+    h.set_tls_username(user)
+    h.connect_unix(path)
+    return h
+
+
+def case_tls_is_optional(path, folder):
+    import nbd
+
+    h = handle(path)
+    h.pwrite(b"plain", 0)
+    s = secure(path, folder)
+    assert s.get_tls_negotiated() and not h.get_tls_negotiated()
+    assert s.pread(5, 0) == b"plain"
+    h.shutdown()
+    s.shutdown()
+    try:
+        secure(path, folder, "nobody")
+        raise AssertionError("a user without a key")
+    except nbd.Error:
+        pass
+    c = Bare(path)
+    assert c.option(5, b"x")[-1][0] == 0x80000003  # STARTTLS has no payload
+    assert c.option(8)[-1][0] == 1  # and it was not TLS that began
+    # What is sent in plain text right behind it is not taken for what comes by TLS.
+    c = Bare(path)
+    c.s.sendall(struct.pack(">QII", OPT, 5, 0) + struct.pack(">QII", OPT, 3, 0))
+    assert struct.unpack(">QIII", c.take(20))[2] == 1
+    got = b""
+    try:
+        while piece := c.s.recv(4096):
+            got += piece
+    except ConnectionError:
+        pass
+    assert struct.pack(">Q", REP) not in got, "an option was answered"
+    # Silence after STARTTLS does not last, and does not hold up others.
+    c = Bare(path)
+    assert c.option(5)[-1][0] == 1
+    secure(path, folder).shutdown()
+    assert c.s.recv(1) == b""
+
+
+def certificate(folder, name, days=2, **subject):
+    """A key, and a certificate by the authority in the folder (its own, for the authority)."""
+    import subprocess
+
+    def openssl(*words):
+        subprocess.run(["openssl", *words], cwd=folder, check=True, stderr=subprocess.DEVNULL)
+
+    at = ["-keyout", f"{name}-key.pem", "-subj", f"/CN={subject.get('cn', name)}"]
+    ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    if name == "ca":
+        openssl("req", "-x509", *ec, *at, "-days", "2", "-out", "ca-cert.pem")
+        return
+    openssl("req", *ec, *at, "-out", f"{name}.csr")
+    with open(f"{folder}/{name}.ext", "w", encoding="ascii") as file:
+        file.write("subjectAltName=DNS:localhost\n")
+    dates = ["-days", str(days)]
+    if days < 0:  # x509 -days takes no past
+        open(f"{folder}/index", "w", encoding="ascii").close()
+        with open(f"{folder}/ca.conf", "w", encoding="ascii") as file:
+            file.write("[ca]\ndefault_ca=d\n[d]\ndatabase=index\nnew_certs_dir=.\nserial=serial\n"
+                       "default_md=sha256\npolicy=p\n[p]\ncommonName=supplied\n")
+        openssl("ca", "-batch", "-config", "ca.conf", "-create_serial", "-cert", "ca-cert.pem",
+                "-keyfile", "ca-key.pem", "-in", f"{name}.csr", "-out", f"{name}-cert.pem",
+                "-startdate", "20200101000000Z", "-enddate", "20210101000000Z", "-notext",
+                "-extfile", f"{name}.ext")
+        return
+    openssl("x509", "-req", *dates, "-in", f"{name}.csr", "-CA", "ca-cert.pem", "-CAkey",
+            "ca-key.pem", "-CAcreateserial", "-extfile", f"{name}.ext", "-out", f"{name}-cert.pem")
+
+
+def case_make_certificates(path, folder):
+    del path
+    for name in ("ca", "server", "alice"):
+        certificate(folder, name)
+    certificate(folder, "expired", days=-1)
+    other = folder + "/other"
+    os.mkdir(other)
+    certificate(other, "ca")
+    certificate(other, "mallory")
+    for client, source in [("alice", folder), ("expired", folder), ("mallory", other), (None, "")]:
+        to = f"{folder}/client-{client}"
+        os.mkdir(to)
+        os.link(f"{folder}/ca-cert.pem", f"{to}/ca-cert.pem")
+        for kind in ("cert", "key") if client else ():
+            os.link(f"{source}/{client}-{kind}.pem", f"{to}/client-{kind}.pem")
+
+
+def by_certificate(path, folder, client):
+    import nbd
+
+    h = nbd.NBD()
+    h.set_tls(nbd.TLS_REQUIRE)
+    h.set_tls_certificates(f"{folder}/client-{client}")
+    h.set_tls_hostname("localhost") if hasattr(h, "set_tls_hostname") else h.set_tls_verify_peer(False)
+    try:
+        h.connect_unix(path)
+        return h.pread(4, 0) == b"aaaa"
+    except nbd.Error:
+        return False
+
+
+def case_certificates_are_asked_for(path, folder):
+    found = [c for c in ("alice", "expired", "mallory", None) if by_certificate(path, folder, c)]
+    assert found == ["alice"], found
+
+
+def case_any_client_is_let_in(path, folder):
+    found = [c for c in ("alice", None) if by_certificate(path, folder, c)]
+    assert found == ["alice", None], found
+
+
 def case_tls_is_required(path, folder):
     import nbd
 

@@ -34,6 +34,7 @@ static const struct vdisk_key key = {
 
 static char directory[PATH_MAX], path[PATH_MAX + 32];
 static const char *why_no_tmpfs;
+static bool no_uring;
 static struct exports *exports;
 
 /* ---- a disk that fails ---- */
@@ -169,7 +170,7 @@ static void fail_ops(unsigned ops, int code)
 static int set_up(void **state)
 {
     const char *tmp = getenv("TMPDIR");
-    struct exports_options options = {.reactors = 1, .workers = 1};
+    struct exports_options options = {.reactors = 1, .workers = 1, .no_uring = no_uring};
     struct vdisk_create_options create = {.struct_bytes = sizeof(create), .size = DRIVE};
     struct vdisk_image *image;
 
@@ -876,6 +877,12 @@ static void on_tmpfs(void (*body)(void))
     image_is_sound();
 }
 
+static int set_up_tmpfs_by_threads(void **state)
+{
+    no_uring = true;
+    return set_up_tmpfs(state);
+}
+
 static void test_writes_wait_for_space_and_go_on(void **state)
 {
     (void)state;
@@ -909,7 +916,8 @@ static void leave_the_others(void)
         why_no_tmpfs = "mounts cannot be made private";
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST(name)             cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define ON_TMPFS(name, before) cmocka_unit_test_setup_teardown(name, before, tear_down)
 
 int main(void)
 {
@@ -924,10 +932,10 @@ int main(void)
         TEST(test_clients_never_see_that_the_disk_fails_by_chance),
         TEST(test_a_full_disk_in_a_flush_is_decided_by_when_full),
         TEST(test_a_full_disk_in_a_checkpoint_is_waited_for),
-        cmocka_unit_test_setup_teardown(test_writes_wait_for_space_and_go_on, set_up_tmpfs,
-                                        tear_down),
-        cmocka_unit_test_setup_teardown(test_a_full_disk_is_reported_and_does_no_harm, set_up_tmpfs,
-                                        tear_down),
+        ON_TMPFS(test_writes_wait_for_space_and_go_on, set_up_tmpfs),
+        ON_TMPFS(test_a_full_disk_is_reported_and_does_no_harm, set_up_tmpfs),
+        ON_TMPFS(test_writes_wait_for_space_and_go_on, set_up_tmpfs_by_threads),
+        ON_TMPFS(test_a_full_disk_is_reported_and_does_no_harm, set_up_tmpfs_by_threads),
     };
 
     leave_the_others();

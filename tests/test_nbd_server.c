@@ -36,7 +36,8 @@ static bool has_clients;
 
 struct run {
     const char *name;
-    bool tls;
+    const struct tls_settings *tls;
+    bool tls_is_optional;
     unsigned events[NBD_EVENT_CLOSED + 1];
     char subject[256];
     int status;
@@ -52,7 +53,7 @@ static void on_event(void *opaque, const struct nbd_event *event)
         snprintf(run->subject, sizeof(run->subject), "%s", event->subject);
 }
 
-static int client(const char *name)
+static int client(const char *name, bool with_folder)
 {
     const char *source = getenv("VDISK_SRC");
     char script[PATH_MAX];
@@ -63,8 +64,6 @@ static int client(const char *name)
     snprintf(script, sizeof(script), "%s/tests/nbd_clients.py", source ? source : ".");
     pid = fork();
     if (pid == 0) {
-        bool with_folder = strcmp(name, "tls_is_required") == 0;
-
         unsetenv("LD_PRELOAD");
         execl(PYTHON, PYTHON, script, name, socket_path, with_folder ? directory : (char *)NULL,
               (char *)NULL);
@@ -83,7 +82,6 @@ static int client(const char *name)
 
 static void body(void *arg)
 {
-    const struct tls_settings tls = {.kind = TLS_PSK, .folder = directory};
     const char *const addresses[] = {address};
     struct run *run = arg;
     struct export_options options = {
@@ -91,8 +89,8 @@ static void body(void *arg)
     struct nbd_options server_options = {.addresses = addresses,
                                          .address_count = 1,
                                          .connections_max = 4,
-                                         .tls = run->tls ? &tls : NULL,
-                                         .tls_required = run->tls,
+                                         .tls = run->tls,
+                                         .tls_required = run->tls && !run->tls_is_optional,
                                          .event = on_event,
                                          .opaque = run};
     struct nbd_server *server = NULL;
@@ -105,7 +103,7 @@ static void body(void *arg)
     if (run->status)
         print_message("%s\n", error.text);
     if (run->status == 0)
-        run->status = client(run->name);
+        run->status = client(run->name, run->tls);
     if (server)
         nbd_server_stop(server);
     (void)export_remove(exports, "", &error);
@@ -139,6 +137,7 @@ CASE(bounds_have_their_errors)
 CASE(contexts_and_snapshots)
 CASE(a_failed_set_clears_the_contexts)
 CASE(extended_headers)
+CASE(long_lengths_and_wrong_requests)
 CASE(who_does_not_read_stops_only_themselves)
 
 static void test_clients_over_the_cap_are_sent_away(void **state)
@@ -150,9 +149,52 @@ static void test_clients_over_the_cap_are_sent_away(void **state)
     assert_int_equal(run.events[NBD_EVENT_DENIED], 1);
 }
 
+static const struct tls_settings by_keys = {.kind = TLS_PSK, .folder = directory};
+static const struct tls_settings by_certificates = {.kind = TLS_X509, .folder = directory};
+static const struct tls_settings any_client = {
+    .kind = TLS_X509, .folder = directory, .any_client = true};
+
+static void test_tls_is_optional(void **state)
+{
+    struct run run = {.name = "tls_is_optional", .tls = &by_keys, .tls_is_optional = true};
+
+    (void)state;
+    run_case(&run);
+    assert_int_equal(run.events[NBD_EVENT_AUTH_FAILED], 3);
+}
+
+static void run_certificates(struct run *run, unsigned refused)
+{
+    if (!has_clients)
+        skip();
+    if (client("make_certificates", true) != 0) {
+        print_message("skipped: there is no openssl to make certificates\n");
+        skip();
+    }
+    run_case(run);
+    assert_int_equal(run->events[NBD_EVENT_AUTH_FAILED], refused);
+}
+
+static void test_certificates_are_asked_for(void **state)
+{
+    struct run run = {.name = "certificates_are_asked_for", .tls = &by_certificates};
+
+    (void)state;
+    run_certificates(&run, 3);
+    assert_string_equal(run.subject, "CN=alice");
+}
+
+static void test_any_client_is_let_in(void **state)
+{
+    struct run run = {.name = "any_client_is_let_in", .tls = &any_client};
+
+    (void)state;
+    run_certificates(&run, 0);
+}
+
 static void test_tls_is_required(void **state)
 {
-    struct run run = {.name = "tls_is_required", .tls = true};
+    struct run run = {.name = "tls_is_required", .tls = &by_keys};
 
     (void)state;
     run_case(&run);
@@ -198,7 +240,7 @@ static int set_up(void **state)
     fprintf(file, "bob:00\nalice:%064d\n", 1234567);
     fclose(file);
     snprintf(path, sizeof(path), "%s/a.vdk", directory);
-    has_clients = client("has_libnbd") == 0;
+    has_clients = client("has_libnbd", false) == 0;
     if (make_image() || vdisk_unlock(path, &key, &unlocked, NULL))
         return -1;
     return exports_new(&options, &exports, NULL);
@@ -226,7 +268,11 @@ int main(void)
         TEST(contexts_and_snapshots),
         TEST(a_failed_set_clears_the_contexts),
         TEST(extended_headers),
+        TEST(long_lengths_and_wrong_requests),
         TEST(tls_is_required),
+        TEST(tls_is_optional),
+        TEST(certificates_are_asked_for),
+        TEST(any_client_is_let_in),
         TEST(clients_over_the_cap_are_sent_away),
         TEST(who_does_not_read_stops_only_themselves),
     };
