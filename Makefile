@@ -96,8 +96,9 @@ PROGRAMS := $(BUILD)/bin/vdisk $(if $(wildcard vdiskd/vdiskd.c),$(BUILD)/bin/vdi
 TEST_PROGRAMS := $(TEST_SOURCES:tests/%.c=$(BUILD)/tests/%)
 FUZZ_PROGRAMS := $(FUZZ_SOURCES:fuzz/%.c=$(BUILD)/%)
 CORPUS_PROGRAMS := $(FUZZ_SOURCES:fuzz/fuzz_%.c=$(BUILD)/tests/corpus_%)
-# Every script in tests/ is a scenario, except what others source and the mutation run.
-SCENARIOS := $(filter-out tests/mutants.sh $(wildcard tests/lib*.sh),$(wildcard tests/*.sh))
+# Every script in tests/ is a scenario, except what others source, what runs in a guest, and the
+# mutation run.
+SCENARIOS := $(filter-out tests/mutants.sh tests/guest_init.sh $(wildcard tests/lib*.sh),$(wildcard tests/*.sh))
 
 # ---- building -----------------------------------------------------------------------------
 
@@ -270,28 +271,21 @@ MAN_PAGES := $(wildcard man/*.[1-8])
 COMPLETION := $(wildcard completion/vdisk)
 completion_dir := $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 unit_dir = $(DESTDIR)$(PREFIX)/lib/systemd/system
-users_dir = $(DESTDIR)$(PREFIX)/lib/sysusers.d
-doc_dir = $(DESTDIR)$(PREFIX)/share/doc/vdisk
 man_path = $(DESTDIR)$(PREFIX)/share/man/man$(subst .,,$(suffix $(1)))/$(notdir $(1))
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
 	$(foreach page,$(MAN_PAGES),install -D -m 644 $(page) $(call man_path,$(page)) &&) true
-	install -D -m 644 $(COMPLETION) $(completion_dir)/vdisk
-	ln -sf vdisk $(completion_dir)/vdiskd
+	$(if $(COMPLETION),install -D -m 644 $(COMPLETION) $(completion_dir)/vdisk)
 	install -d $(unit_dir)
 	sed 's|@BINDIR@|$(PREFIX)/bin|' dist/vdiskd.service >$(unit_dir)/vdiskd.service
 	install -m 644 dist/vdiskd.socket $(unit_dir)
 	chmod 644 $(unit_dir)/vdiskd.service
-	install -D -m 644 dist/vdiskd.conf $(users_dir)/vdiskd.conf
-	install -D -m 644 dist/vdiskd.json $(doc_dir)/vdiskd.json
-	install -m 644 docs/control.md $(doc_dir)
 
 uninstall:
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(notdir $(PROGRAMS)))
 	rm -f $(foreach page,$(MAN_PAGES),$(call man_path,$(page))) $(completion_dir)/vdisk
-	rm -f $(completion_dir)/vdiskd $(users_dir)/vdiskd.conf $(doc_dir)/vdiskd.json $(doc_dir)/control.md
 	rm -f $(unit_dir)/vdiskd.service $(unit_dir)/vdiskd.socket
 
 clean:

@@ -24,7 +24,14 @@ TEST_PACKAGES=(
     valgrind
 )
 
-# On top of both, for .ci/run.
+# On top of these, for the guest of tests/scenario_guest.sh (some 15 MB).
+# Its kernel (26 MB) is not installed: the test downloads and unpacks it.
+GUEST_PACKAGES=(
+    qemu-system-x86
+    busybox-static
+)
+
+# On top of all, for .ci/run.
 CI_PACKAGES=(
     clang-format
 )
