@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -460,6 +461,62 @@ static void test_a_device_is_reset(void **state)
     }
 }
 
+/* ---- the cache ---- */
+
+static atomic_uint syncs; /* of the fall-back, whose calls we see */
+
+int __real_fdatasync(int fd);
+int __wrap_fdatasync(int fd);
+int __wrap_fdatasync(int fd)
+{
+    atomic_fetch_add(&syncs, 1);
+    return __real_fdatasync(fd);
+}
+
+static unsigned syncs_of_writes(void)
+{
+    assert_int_equal(request(OUT, 0, data, 4096), OK); /* the first may bring one along */
+    unsigned before = atomic_load(&syncs);
+
+    for (unsigned i = 0; i < 20; i++)
+        assert_int_equal(request(OUT, 4096, data, 4096), OK);
+    return atomic_load(&syncs) - before;
+}
+
+static void set_cache(uint8_t on)
+{
+    struct vhost_wire_config config = {
+        .offset = offsetof(struct virtio_blk_config, wce), .size = 1, .bytes = {on}};
+    struct virtio_blk_config seen;
+
+    assert_int_equal(client_do(client, VHOST_SET_CONFIG, &config, 13, NULL, 0), 0);
+    assert_int_equal(client_config(client, &seen), 0);
+    assert_int_equal(seen.wce, on);
+}
+
+/* Switched off by the driver, or with one that cannot flush, each write is synced. */
+static void test_the_cache_is_switched_off_and_on(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < 4; i++) {
+        bool is_synced = i == 1 || i == 3;
+
+        connected(1, 16, MIB, i == 3 ? CLIENT_BIT(VIRTIO_BLK_F_FLUSH) : 0);
+        set_cache(i != 1);
+        unsigned count = syncs_of_writes();
+
+        if (no_uring && is_synced)
+            assert_true(count >= 20);
+        else
+            assert_true(count <= 2);
+        assert_int_equal(client_do(client, VHOST_RESET_DEVICE, NULL, 0, NULL, 0), 0);
+        struct virtio_blk_config seen;
+
+        assert_int_equal(client_config(client, &seen), 0);
+        assert_int_equal(seen.wce, 1);
+    }
+}
+
 /* ---- memory ---- */
 
 static void test_memory_comes_and_goes(void **state)
@@ -727,6 +784,7 @@ int main(void)
         TEST(test_a_kick_may_come_before_the_queue_is_enabled),
         TEST(test_events_may_be_replaced_in_flight),
         TEST(test_a_device_is_reset),
+        TEST(test_the_cache_is_switched_off_and_on),
         TEST(test_memory_comes_and_goes),
         TEST(test_pages_that_are_written_are_logged),
         TEST(test_the_front_end_hears_of_a_new_size),
