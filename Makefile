@@ -271,21 +271,28 @@ MAN_PAGES := $(wildcard man/*.[1-8])
 COMPLETION := $(wildcard completion/vdisk)
 completion_dir := $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 unit_dir = $(DESTDIR)$(PREFIX)/lib/systemd/system
+users_dir = $(DESTDIR)$(PREFIX)/lib/sysusers.d
+doc_dir = $(DESTDIR)$(PREFIX)/share/doc/vdisk
 man_path = $(DESTDIR)$(PREFIX)/share/man/man$(subst .,,$(suffix $(1)))/$(notdir $(1))
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
 	$(foreach page,$(MAN_PAGES),install -D -m 644 $(page) $(call man_path,$(page)) &&) true
-	$(if $(COMPLETION),install -D -m 644 $(COMPLETION) $(completion_dir)/vdisk)
+	install -D -m 644 $(COMPLETION) $(completion_dir)/vdisk
+	ln -sf vdisk $(completion_dir)/vdiskd
 	install -d $(unit_dir)
 	sed 's|@BINDIR@|$(PREFIX)/bin|' dist/vdiskd.service >$(unit_dir)/vdiskd.service
 	install -m 644 dist/vdiskd.socket $(unit_dir)
 	chmod 644 $(unit_dir)/vdiskd.service
+	install -D -m 644 dist/vdiskd.conf $(users_dir)/vdiskd.conf
+	install -D -m 644 dist/vdiskd.json $(doc_dir)/vdiskd.json
+	install -m 644 docs/control.md $(doc_dir)
 
 uninstall:
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(notdir $(PROGRAMS)))
 	rm -f $(foreach page,$(MAN_PAGES),$(call man_path,$(page))) $(completion_dir)/vdisk
+	rm -f $(completion_dir)/vdiskd $(users_dir)/vdiskd.conf $(doc_dir)/vdiskd.json $(doc_dir)/control.md
 	rm -f $(unit_dir)/vdiskd.service $(unit_dir)/vdiskd.socket
 
 clean:
