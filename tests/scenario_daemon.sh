@@ -66,7 +66,6 @@ configure "$pair"
 
 "${start[@]}" --notified "$PWD/notify" states &
 manager=$!
-said '' states 2>/dev/null
 until [ -S notify ]; do sleep 0.02; done
 export NOTIFY_SOCKET=$PWD/notify
 t 'it comes up with its file' up vdiskd --config vdiskd.json

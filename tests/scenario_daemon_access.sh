@@ -175,10 +175,39 @@ except nbd.Error:
     pass
 PYTHON
 client=$!
-for _ in {1..100}; do grep -q here client && break; sleep 0.05; done
+for _ in {1..100}; do grep -qs here client && break; sleep 0.05; done
 sleep 0.2
 SECONDS=0
 down 'SIGTERM ends it though a minute of writes waits for a limit'
 is 'within seconds' "$((SECONDS < 30))" 1
 kill $client 2>/dev/null
 clean 'the image is clean' elsewhere/b.vdk
+
+# shellcheck disable=SC2016  # for the inner shell
+small_disk() { # a daemon whose disk is full soon
+    up unshare -m bash -c 'mount -t tmpfs -o size=8M none full &&
+        vdisk create full/f.vdk --size 32M --compress none &&
+        exec vdiskd --export "f=full/f.vdk,key-file=key,wait-when-full" --nbd "unix:$PWD/nbd" \
+            --metrics "unix:$PWD/m"'
+}
+waits() {
+    for _ in {1..200}; do
+        curl -s --unix-socket m http://localhost/metrics >metrics
+        grep -q '^vdisk_export_waiting_for_space_total{.*} [1-9]' metrics && return 0
+        sleep 0.05
+    done
+    return 1
+}
+mkdir full
+if unshare -m mount -t tmpfs none full 2>/dev/null; then
+    t 'a daemon on a small disk' small_disk
+    nbdcopy random.data "$(uri f)" >client 2>&1 &
+    client=$!
+    t 'a client waits for space' waits
+    SECONDS=0
+    down 'SIGTERM ends that, too'
+    is 'within seconds as well' "$((SECONDS < 30))" 1
+    kill $client 2>/dev/null || true
+else
+    skip 'a client that waits for space' 'only root can mount a small disk'
+fi
