@@ -46,7 +46,7 @@ int tamper_open(struct sim *sim, bool read_only, struct vdisk_image **image)
 int tamper_write(struct vdisk_image *image, uint64_t offset, uint64_t length, uint64_t seed,
                  bool packs)
 {
-    uint8_t *data = aligned_alloc(4096, length);
+    uint8_t *data = aligned_alloc(4096, (length + 4095) / 4096 * 4096);
     struct sim_rng rng;
     int r;
 
