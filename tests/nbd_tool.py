@@ -104,13 +104,14 @@ def command_writer(uri, log_path, seed):
     with open(log_path, "a", encoding="ascii") as log:
         log.write("begin\n")
         for number in range(first, first + (1 << 31)):
-            in_flight = []
-            for at in sorted(rng.sample(range(blocks), 16)):
-                log.write(f"w {at} {number}\n")
-                data = nbd.Buffer.from_bytearray(bytearray(content(at, number)))
-                in_flight.append(handle.aio_pwrite(data, at * BLOCK))
+            places = sorted(rng.sample(range(blocks), 16))
+            log.writelines(f"w {at} {number}\n" for at in places)
             log.flush()
             try:
+                in_flight = []
+                for at in places:
+                    data = nbd.Buffer.from_bytearray(bytearray(content(at, number)))
+                    in_flight.append(handle.aio_pwrite(data, at * BLOCK))
                 while handle.aio_in_flight():
                     handle.poll(-1)
                 for cookie in in_flight:
