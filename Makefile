@@ -264,8 +264,11 @@ analyze:
 .PHONY: demo bench install uninstall clean help
 
 bench: $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
-demo bench: all
-	@VDISK="$(abspath $(BUILD)/bin/vdisk)" bash scripts/$@.sh
+demo: all
+	@VDISK="$(abspath $(BUILD)/bin/vdisk)" bash scripts/demo.sh
+bench: all
+	@VDISK="$(abspath $(BUILD)/bin/vdisk)" bash scripts/bench.sh
+	@VDISK="$(abspath $(BUILD)/bin/vdisk)" bash scripts/bench_serve.sh
 
 MAN_PAGES := $(wildcard man/*.[1-8])
 COMPLETION := $(wildcard completion/vdisk)
