@@ -17,7 +17,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 copy() {
-    mkdir "$scratch/tree"
+    mkdir "$scratch/tree" "$scratch/tmp"
     cp -r "$source_dir"/{Makefile,include,libvdisk,tests,tools,vdiskd} "$scratch/tree"
     [ -d "$source_dir/fuzz" ] && cp -r "$source_dir/fuzz" "$scratch/tree"
 }
@@ -33,7 +33,7 @@ program() { echo "${1/#crash:*/test_crash}"; }
 run() { # TEST
     local arguments=()
     [[ $1 == crash:* ]] && arguments=(--seed 1 --runs "${1#crash:}")
-    (cd "$scratch/tree" && VDISK_SRC=$scratch/tree timeout 900 \
+    (cd "$scratch/tree" && VDISK_SRC=$scratch/tree TMPDIR=$scratch/tmp timeout 900 \
         "out/tests/$(program "$1")" "${arguments[@]}") >"$scratch/run.log" 2>&1
 } 2>/dev/null # the shell's own word about a program that was killed
 
@@ -248,8 +248,8 @@ mutant 'a ring goes on past the end of a memory region' vdiskd/vhost_memory.c \
     "$(within vhost_memory_user 's/ && length <= region->size - at//')" test_vring
 mutant 'memory regions overlap' vdiskd/vhost_memory.c \
     "$(within overlap 's/return .*;/return a - a_size + b - b_size == 1;/')" test_vring
-mutant 'a memory region is longer than its file' vdiskd/vhost_memory.c \
-    "$(within vhost_map 's/ \|\| \(uint64_t\)about.st_size < end//')" test_vring
+mutant 'a memory region is longer than its file' vdiskd/vhost_mapping.c \
+    's/ \|\| \(uint64_t\)about.st_size < end//' test_vring
 
 # --- what a client or an operator may not do ---
 
