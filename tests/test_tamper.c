@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define BLOCK      4096u
 #define J          32u /* block of the second header copy: 2^journal_log2 */
@@ -589,7 +590,8 @@ static void test_no_changed_byte_of_an_overlay_or_its_base_gives_wrong_data(void
     char path[512], what[64];
 
     (void)state;
-    snprintf(path, sizeof(path), "%s/base", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
+    snprintf(path, sizeof(path), "%s/base-%d", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp",
+             getpid());
     prepare(&overlay, tamper_build_overlay(path));
     flip_bytes(&overlay, 300);
     struct sim *base = sim_load_file(path, 1);
