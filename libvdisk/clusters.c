@@ -21,6 +21,8 @@ struct vd_cluster_cache {
     size_t cluster_bytes;
     size_t sets;
     uint64_t clock;
+    size_t filled; /* entries */
+    uint64_t hits, misses;
     struct entry entry[];
 };
 
@@ -60,9 +62,11 @@ const uint8_t *vd_clusters_get(struct vd_cluster_cache *cache, uint64_t stamp)
     for (unsigned i = 0; i < WAYS; i++) {
         if (set[i].stamp == stamp) {
             set[i].used = ++cache->clock;
+            cache->hits++;
             return set[i].data;
         }
     }
+    cache->misses++;
     return NULL;
 }
 
@@ -76,9 +80,21 @@ void vd_clusters_put(struct vd_cluster_cache *cache, uint64_t stamp, const uint8
         if (set[i].used < oldest->used)
             oldest = &set[i];
     }
-    if (!oldest->data && !(oldest->data = malloc(cache->cluster_bytes)))
-        return;
+    if (!oldest->data) {
+        oldest->data = malloc(cache->cluster_bytes);
+        if (!oldest->data)
+            return;
+        cache->filled++;
+    }
     memcpy(oldest->data, data, cache->cluster_bytes);
     oldest->stamp = stamp;
     oldest->used = ++cache->clock;
+}
+
+void vd_clusters_count(const struct vd_cluster_cache *cache, struct vdisk_cache_figures *figures)
+{
+    figures->bytes += cache->filled * cache->cluster_bytes;
+    figures->limit_bytes += cache->sets * WAYS * cache->cluster_bytes;
+    figures->hits += cache->hits;
+    figures->misses += cache->misses;
 }

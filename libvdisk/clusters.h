@@ -3,8 +3,7 @@
 #ifndef VD_CLUSTERS_H
 #define VD_CLUSTERS_H
 
-#include <stddef.h>
-#include <stdint.h>
+#include "vdisk/vdisk.h"
 
 struct vd_cluster_cache;
 
@@ -15,5 +14,7 @@ void vd_clusters_free(struct vd_cluster_cache *cache);
 const uint8_t *vd_clusters_get(struct vd_cluster_cache *cache, uint64_t stamp);
 /* Takes a copy; without memory it just does not. */
 void vd_clusters_put(struct vd_cluster_cache *cache, uint64_t stamp, const uint8_t *data);
+/* Adds its own. */
+void vd_clusters_count(const struct vd_cluster_cache *cache, struct vdisk_cache_figures *figures);
 
 #endif

@@ -3,6 +3,7 @@
 #include "image.h"
 
 #include "bytes.h"
+#include "clusters.h"
 #include "error.h"
 
 #include <assert.h>
@@ -137,5 +138,24 @@ void vdisk_get_info(struct vdisk_image *image, struct vdisk_info *info)
         memcpy(info->base_id, super->base.image_id, VD_ID_BYTES);
         memcpy(info->base_path, super->base.path, sizeof(info->base_path));
         memcpy(info->base_snapshot, super->base.snapshot, sizeof(info->base_snapshot));
+    }
+}
+
+void vdisk_get_figures(const struct vdisk_image *image, struct vdisk_figures *figures)
+{
+    *figures = (struct vdisk_figures){
+        .journal_bytes = (uint64_t)image->journal.ring_blocks * VD_BLOCK,
+        .journal_used_bytes = (uint64_t)image->journal.used * VD_BLOCK,
+        .journal_records = image->journal.records,
+        .journal_syncs = image->journal.syncs,
+        .checkpoints = image->checkpoints_done,
+    };
+    for (; image; image = image->base) {
+        figures->nodes.bytes += image->cache.bytes;
+        figures->nodes.limit_bytes += image->cache.limit;
+        figures->nodes.hits += image->cache.hits;
+        figures->nodes.misses += image->cache.misses;
+        figures->dirty_bytes += image->cache.dirty_bytes;
+        vd_clusters_count(image->clusters, &figures->clusters);
     }
 }

@@ -34,7 +34,8 @@ struct vd_journal {
     uint8_t *pending; /* encoded operations since the last record */
     size_t pending_bytes, pending_room;
     uint32_t pending_count;
-    uint64_t added, kept; /* operations ever; of these, in records whose write has completed */
+    uint64_t added, kept;    /* operations ever; of these, in records whose write has completed */
+    uint64_t records, syncs; /* since it was opened */
     /* The first of the pending operations are also in the last record: one block that no sync was
      * meant to cover yet, so that it may be written again with more of them. 0: none. */
     size_t loose_bytes;

@@ -155,6 +155,7 @@ static int build_record(struct vdisk_image *image, struct vd_cipher *cipher, con
     j->pos = (j->pos + blocks) % j->ring_blocks;
     j->used += blocks;
     j->seq++;
+    j->records++;
     *out = record;
     return 0;
 }
@@ -300,6 +301,7 @@ static int commit_once(struct vdisk_image *image)
     r = vd_io(&image->loop, VDISK_IO_SYNC, 0, NULL, 0);
     if (r)
         return vd_image_latch(image, r, "the image file cannot be synced");
+    j->syncs++;
     j->durable = vd_max64(j->durable, seq);
     vd_checkpoint_kick(image);
     return 0;

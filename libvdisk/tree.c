@@ -415,6 +415,7 @@ static int materialise(struct vd_tree *tree, struct vd_node *parent, unsigned le
     node->ref = ref;
     attach(node, parent);
     if (vd_ref_is_node(&ref)) {
+        tree->image->cache.misses++;
         node->loading = true;
         r = node_load(node);
         node->loading = false;
@@ -443,6 +444,7 @@ static int get_kid(struct vd_tree *tree, struct vd_node *parent, unsigned slot, 
             continue;
         }
         if (kid) {
+            tree->image->cache.hits++;
             vd_node_pin(kid);
             *out = kid;
             return 0;

@@ -64,6 +64,7 @@ struct vd_tree {
 struct vd_node_cache {
     struct vd_node *oldest, *newest;
     size_t bytes, limit, dirty_bytes;
+    uint64_t hits, misses;
 };
 
 /* What stands where no node does. */

@@ -133,6 +133,9 @@ is 'the client noticed nothing' "$? $(grep -c . client)" '0 1'
 t 'the snapshot is deleted' ctl snapshot-delete file monday
 json 'it is gone' 'd == []' ctl snapshot-list file
 json 'what the client did is counted' "d['write']['count'] == 2 and d['write']['bytes'] == 131072" ctl stats file
+json 'and so is what that costs' "d['checkpoints'] > 0 and d['cache']['nodes']['hits'] > 0 and
+    0 < d['cache']['nodes']['bytes'] <= d['cache']['nodes']['limit_bytes'] and d['journal']['records'] > 1 and
+    d['journal']['syncs'] > 1 and 0 <= d['journal']['used_bytes'] < d['journal']['bytes']" ctl stats file
 t 'a key is added' ctl key-add file --recipient "$(cat pair.pub)"
 json 'and listed' "[k['kind'] for k in d] == ['key-file', 'recipient']" ctl key-list file
 t 'the limits of an export are set' ctl limits-set file --write-ops 50K/9 --read-bytes 1G
@@ -158,24 +161,29 @@ fails 4 'key' 'a wrong key' ctl export-add later images/later.vdk --identity pai
 # ---- metrics ----
 
 curl -s --unix-socket run/metrics http://localhost/metrics >metrics
-t 'metrics are scraped' python3 - <<'PYTHON'
+scraped() {
+    python3 - <<'PYTHON'
 import re
 series = {}
 for line in open("metrics", encoding="utf-8"):
     if not line.startswith("#"):
         name, labels, value = re.fullmatch(r"(\w+)\{(.*)\} (\S+)\n", line).groups()
         series.setdefault(name, {})[labels] = float(value)
-total = series["vdisk_export_operations_total"]['export="file",op="read"']
+total = series["vdisk_export_operations_total"]['export="file",operation="read"']
 assert total == 2, total
 bounds, last = [], None
 for labels, value in series["vdisk_export_operation_seconds_bucket"].items():
-    found = re.fullmatch(r'export="file",op="read",le="(.*)"', labels)
+    found = re.fullmatch(r'export="file",operation="read",le="(.*)"', labels)
     if found:
         bounds.append((float(found[1]), value))
 assert bounds == sorted(bounds) and bounds[-1] == (float("inf"), total), bounds
 assert all(a[1] <= b[1] for a, b in zip(bounds, bounds[1:]))
-assert series["vdisk_export_operation_seconds_count"]['export="file",op="read"'] == total
+assert series["vdisk_export_operation_seconds_count"]['export="file",operation="read"'] == total
+assert series["vdisk_export_journal_bytes"]['export="file"'] > 0
+assert series["vdisk_export_cache_hits_total"]['export="file",cache="nodes"'] > 0
 PYTHON
+}
+t 'metrics are scraped' scraped
 
 # ---- the ends ----
 

@@ -724,6 +724,60 @@ static void test_an_empty_large_drive_takes_little_space(void **state)
     assert_true(host_bytes() < 6 * MIB);
 }
 
+static struct vdisk_figures figures_of(void)
+{
+    struct vdisk_figures figures;
+    vdisk_get_figures(image, &figures);
+    return figures;
+}
+
+static void test_an_image_tells_what_its_cache_and_journal_do(void **state)
+{
+    struct vdisk_create_options options = {
+        .struct_bytes = sizeof(options), .size = 64 * MIB, .journal_log2 = LOG2, .compress = true};
+    static uint8_t cluster[128 * 1024];
+    uint8_t block[4096];
+    (void)state;
+    assert_int_equal(vdisk_create(path, &options, &key, &image, &error), 0);
+    struct vdisk_figures before = figures_of(), now;
+    assert_int_equal(before.journal_bytes, ((1u << LOG2) - 4) * 4096);
+
+    memset(cluster, 'x', sizeof(cluster));
+    assert_int_equal(vdisk_write(image, 0, cluster, sizeof(cluster)), 0);
+    now = figures_of();
+    assert_int_equal(now.journal_records, before.journal_records);
+    assert_true(now.dirty_bytes > before.dirty_bytes && now.dirty_bytes <= now.nodes.bytes);
+    assert_int_equal(vdisk_flush(image), 0);
+    now = figures_of();
+    assert_int_equal(now.journal_records, before.journal_records + 1);
+    assert_int_equal(now.journal_syncs, before.journal_syncs + 1);
+    assert_int_equal(now.journal_used_bytes, before.journal_used_bytes + 4096);
+    assert_int_equal(vdisk_checkpoint(image), 0);
+    now = figures_of();
+    assert_int_equal(now.checkpoints, before.checkpoints + 1);
+    assert_int_equal(now.journal_used_bytes, 0);
+    assert_int_equal(now.dirty_bytes, 0);
+    shut();
+
+    assert_int_equal(open_with(true), 0);
+    before = figures_of();
+    assert_int_equal(vdisk_read(image, 0, block, sizeof(block)), 0);
+    now = figures_of();
+    assert_true(now.nodes.misses > before.nodes.misses);
+    assert_true(now.nodes.bytes > 0 && now.nodes.bytes <= now.nodes.limit_bytes);
+    assert_int_equal(now.clusters.misses, 1);
+    assert_int_equal(now.clusters.bytes, sizeof(cluster));
+    assert_true(now.clusters.limit_bytes >= now.clusters.bytes);
+    before = now;
+    assert_int_equal(vdisk_read(image, 4096, block, sizeof(block)), 0);
+    now = figures_of();
+    assert_int_equal(now.nodes.misses, before.nodes.misses);
+    assert_true(now.nodes.hits > before.nodes.hits);
+    assert_int_equal(now.clusters.hits, before.clusters.hits + 1);
+    assert_int_equal(now.clusters.misses, 1);
+    shut();
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(int argc, char **argv)
@@ -750,6 +804,7 @@ int main(int argc, char **argv)
         TEST(test_an_overlay_refuses_a_changed_base),
         TEST(test_discarded_space_goes_back_to_the_host),
         TEST(test_an_empty_large_drive_takes_little_space),
+        TEST(test_an_image_tells_what_its_cache_and_journal_do),
     };
     if (vdisk_init())
         return 1;

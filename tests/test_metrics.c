@@ -77,7 +77,23 @@ static void test_a_request_is_counted_where_it_belongs(void **state)
 static void test_families_are_told_once_with_help_and_type(void **state)
 {
     static struct stats stats[2];
-    const struct metrics_source sources[] = {{"a", &stats[0], 1 << 20, 2}, {"b", &stats[1], 5, 0}};
+    const struct metrics_source sources[] = {
+        {
+            .name = "a",
+            .stats = &stats[0],
+            .size = 1 << 20,
+            .sessions = 2,
+            .figures = {.nodes = {.bytes = 10, .limit_bytes = 11, .hits = 12, .misses = 13},
+                        .clusters = {.bytes = 20, .limit_bytes = 21, .hits = 22, .misses = 23},
+                        .dirty_bytes = 30,
+                        .journal_bytes = 31,
+                        .journal_used_bytes = 32,
+                        .journal_records = 33,
+                        .journal_syncs = 34,
+                        .checkpoints = 35},
+        },
+        {.name = "b", .stats = &stats[1], .size = 5},
+    };
     char *text;
 
     (void)state;
@@ -91,6 +107,17 @@ static void test_families_are_told_once_with_help_and_type(void **state)
     has(text, "vdisk_export_operations_total{export=\"a\",operation=\"read\"} 1");
     has(text, "vdisk_export_operation_bytes_total{export=\"a\",operation=\"read\"} 512");
     has(text, "vdisk_export_operations_total{export=\"b\",operation=\"read\"} 0");
+    has(text, "vdisk_export_cache_bytes{export=\"a\",cache=\"nodes\"} 10");
+    has(text, "vdisk_export_cache_limit_bytes{export=\"a\",cache=\"nodes\"} 11");
+    has(text, "vdisk_export_cache_hits_total{export=\"a\",cache=\"nodes\"} 12");
+    has(text, "vdisk_export_cache_misses_total{export=\"a\",cache=\"clusters\"} 23");
+    has(text, "vdisk_export_cache_bytes{export=\"b\",cache=\"clusters\"} 0");
+    has(text, "vdisk_export_dirty_bytes{export=\"a\"} 30");
+    has(text, "vdisk_export_journal_bytes{export=\"a\"} 31");
+    has(text, "vdisk_export_journal_used_bytes{export=\"a\"} 32");
+    has(text, "vdisk_export_journal_records_total{export=\"a\"} 33");
+    has(text, "vdisk_export_journal_syncs_total{export=\"a\"} 34");
+    has(text, "vdisk_export_checkpoints_total{export=\"a\"} 35");
     /* Every line is a comment or `name{labels} number`, in one group with its family. */
     char family[128] = "";
     for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
@@ -114,7 +141,7 @@ static void test_families_are_told_once_with_help_and_type(void **state)
 static void test_buckets_are_cumulative_and_in_seconds(void **state)
 {
     static struct stats stats;
-    const struct metrics_source source = {"a", &stats, 0, 0};
+    const struct metrics_source source = {.name = "a", .stats = &stats};
     char *text;
 
     (void)state;
@@ -140,7 +167,8 @@ static void test_buckets_are_cumulative_and_in_seconds(void **state)
 static void test_no_name_breaks_out_of_its_label(void **state)
 {
     static struct stats stats;
-    const struct metrics_source source = {"a\"} 1\n\\x\xff\xc3\xa4", &stats, 7, 0};
+    const struct metrics_source source = {
+        .name = "a\"} 1\n\\x\xff\xc3\xa4", .stats = &stats, .size = 7};
     char *text = text_of(&source, 1);
 
     (void)state;

@@ -146,7 +146,29 @@ static json_int_t load(const atomic_uint_fast64_t *counter)
     return (json_int_t)atomic_load_explicit(counter, memory_order_relaxed);
 }
 
-static json_t *stats_json(const struct stats *stats)
+static json_t *cache_json(const struct vdisk_cache_figures *cache)
+{
+    return json_pack("{s:I, s:I, s:I, s:I}", "bytes", (json_int_t)cache->bytes, "limit_bytes",
+                     (json_int_t)cache->limit_bytes, "hits", (json_int_t)cache->hits, "misses",
+                     (json_int_t)cache->misses);
+}
+
+static void add_figures(json_t *root, const struct vdisk_figures *figures)
+{
+    json_object_set_new(root, "cache",
+                        json_pack("{s:o, s:o}", "nodes", cache_json(&figures->nodes), "clusters",
+                                  cache_json(&figures->clusters)));
+    json_object_set_new(root, "journal",
+                        json_pack("{s:I, s:I, s:I, s:I}", "bytes",
+                                  (json_int_t)figures->journal_bytes, "used_bytes",
+                                  (json_int_t)figures->journal_used_bytes, "records",
+                                  (json_int_t)figures->journal_records, "syncs",
+                                  (json_int_t)figures->journal_syncs));
+    json_object_set_new(root, "dirty_bytes", json_integer((json_int_t)figures->dirty_bytes));
+    json_object_set_new(root, "checkpoints", json_integer((json_int_t)figures->checkpoints));
+}
+
+static json_t *stats_json(const struct stats *stats, const struct vdisk_figures *figures)
 {
     static const char *const names[STATS_OPS] = {"read", "write", "flush", "discard", "zero"};
     json_t *root = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "in_flight", load(&stats->in_flight),
@@ -164,6 +186,7 @@ static json_t *stats_json(const struct stats *stats)
                                       load(&counter->errors), "nanoseconds",
                                       load(&counter->nanoseconds)));
     }
+    add_figures(root, figures);
     return root;
 }
 
@@ -277,12 +300,14 @@ static int run_on_export(struct export *export, const struct control_request *re
 {
     struct image_work work = {.request = request};
     struct limit_settings limits;
+    struct vdisk_figures figures;
     struct key_work key = {.image = NULL};
     int rc = 0;
 
     switch (request->command->verb) {
     case CONTROL_STATS:
-        *result = stats_json(export_stats(export));
+        export_get_figures(export, &figures);
+        *result = stats_json(export_stats(export), &figures);
         return 0;
     case CONTROL_LIMITS_GET:
         limit_group_get(export_limits(export), &limits);

@@ -380,6 +380,17 @@ void export_get_info(struct export *export, struct export_info *info)
     pthread_mutex_unlock(&export->mutex);
 }
 
+void export_get_figures(struct export *export, struct vdisk_figures *figures)
+{
+    struct reactor *here = task_reactor(task_current());
+
+    task_move(export->lane->reactor);
+    *figures = (struct vdisk_figures){0};
+    if (export->image)
+        vdisk_get_figures(export->image, figures);
+    task_move(here);
+}
+
 void export_resized(struct export *export)
 {
     struct reactor *here = task_reactor(task_current());

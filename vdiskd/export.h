@@ -113,6 +113,8 @@ void export_each(struct exports *exports, bool (*each)(void *opaque, struct expo
                  void *opaque);
 /* From any thread. */
 void export_get_info(struct export *export, struct export_info *info);
+/* The image's; zeros while it is opened anew. By a task of any reactor. */
+void export_get_figures(struct export *export, struct vdisk_figures *figures);
 struct reactor *export_reactor(const struct export *export);
 struct stats *export_stats(struct export *export);
 struct limit_group *export_limits(struct export *export);

@@ -48,8 +48,19 @@ VALUE(waiting_for_space)
 VALUE(reopened)
 VALUE(integrity_errors)
 VALUE(in_flight)
-VALUE(checkpoints)
 VALUE(sessions_total)
+
+#define FIGURE(field)                                                                              \
+    static uint64_t field##_of(const struct metrics_source *source)                                \
+    {                                                                                              \
+        return source->figures.field;                                                              \
+    }
+FIGURE(dirty_bytes)
+FIGURE(journal_bytes)
+FIGURE(journal_used_bytes)
+FIGURE(journal_records)
+FIGURE(journal_syncs)
+FIGURE(checkpoints)
 
 static const struct family families[] = {
     {"vdisk_export_size_bytes", "gauge", "Size of the drive.", size_of},
@@ -63,6 +74,15 @@ static const struct family families[] = {
      reopened_of},
     {"vdisk_export_integrity_errors_total", "counter",
      "Requests that failed because data was not authentic.", integrity_errors_of},
+    {"vdisk_export_dirty_bytes", "gauge", "Map in memory that the next checkpoint writes.",
+     dirty_bytes_of},
+    {"vdisk_export_journal_bytes", "gauge", "Size of the journal.", journal_bytes_of},
+    {"vdisk_export_journal_used_bytes", "gauge", "Of the journal, what no checkpoint has freed.",
+     journal_used_bytes_of},
+    {"vdisk_export_journal_records_total", "counter", "Records of the journal written.",
+     journal_records_of},
+    {"vdisk_export_journal_syncs_total", "counter",
+     "Syncs of the journal, each for all flushes that waited.", journal_syncs_of},
     {"vdisk_export_checkpoints_total", "counter", "Checkpoints made.", checkpoints_of},
 };
 
@@ -73,6 +93,29 @@ static const struct op_family op_families[] = {
      offsetof(struct stats_counter, bytes)},
     {"vdisk_export_operation_errors_total", "Requests that failed.",
      offsetof(struct stats_counter, errors)},
+};
+
+static const struct cache {
+    const char *name;
+    size_t offset; /* in struct vdisk_figures */
+} caches[] = {
+    {"nodes", offsetof(struct vdisk_figures, nodes)},
+    {"clusters", offsetof(struct vdisk_figures, clusters)},
+};
+
+/* A family with one value for each export and cache. */
+static const struct cache_family {
+    const char *name, *type, *help;
+    size_t offset; /* in struct vdisk_cache_figures */
+} cache_families[] = {
+    {"vdisk_export_cache_bytes", "gauge", "Memory that the cache takes.",
+     offsetof(struct vdisk_cache_figures, bytes)},
+    {"vdisk_export_cache_limit_bytes", "gauge", "Memory that the cache may take.",
+     offsetof(struct vdisk_cache_figures, limit_bytes)},
+    {"vdisk_export_cache_hits_total", "counter", "Lookups that found it there.",
+     offsetof(struct vdisk_cache_figures, hits)},
+    {"vdisk_export_cache_misses_total", "counter", "Lookups that did not.",
+     offsetof(struct vdisk_cache_figures, misses)},
 };
 
 void metrics_put_label(FILE *out, const char *value)
@@ -141,6 +184,19 @@ static void put_histogram(FILE *out, const char *name, const char *export, const
     fprintf(out, ",operation=\"%s\"} %" PRIu64 "\n", op, sum);
 }
 
+static void put_caches(FILE *out, const struct cache_family *family,
+                       const struct metrics_source *source)
+{
+    for (size_t c = 0; c < sizeof(caches) / sizeof(*caches); c++) {
+        const char *cache = (const char *)&source->figures + caches[c].offset;
+        uint64_t value;
+
+        memcpy(&value, cache + family->offset, sizeof(value));
+        put_name(out, family->name, "", source->name);
+        fprintf(out, ",cache=\"%s\"} %" PRIu64 "\n", caches[c].name, value);
+    }
+}
+
 void metrics_write(FILE *out, const struct metrics_source *sources, size_t count)
 {
     static const char latency[] = "vdisk_export_operation_seconds";
@@ -151,6 +207,11 @@ void metrics_write(FILE *out, const struct metrics_source *sources, size_t count
             put_name(out, families[f].name, "", sources[i].name);
             fprintf(out, "} %" PRIu64 "\n", families[f].value(&sources[i]));
         }
+    }
+    for (size_t f = 0; f < sizeof(cache_families) / sizeof(*cache_families); f++) {
+        put_head(out, cache_families[f].name, cache_families[f].type, cache_families[f].help);
+        for (size_t i = 0; i < count; i++)
+            put_caches(out, &cache_families[f], &sources[i]);
     }
     for (size_t f = 0; f < sizeof(op_families) / sizeof(*op_families); f++) {
         put_head(out, op_families[f].name, "counter", op_families[f].help);

@@ -9,6 +9,7 @@
 #define VDISKD_METRICS_H
 
 #include "stats.h"
+#include "vdisk/vdisk.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -24,6 +25,7 @@ struct metrics_source {
     const struct stats *stats;
     uint64_t size; /* bytes of the drive */
     unsigned sessions;
+    struct vdisk_figures figures;
 };
 
 /* Writes the whole text: each family once, with a line for each source. From any thread. */

@@ -76,12 +76,13 @@ static int collect_text(struct exports *exports, char **text, size_t *length)
         held->export = export_get(exports, held->info.name);
         if (!held->export) /* removed since */
             continue;
-        sources[count++] = (struct metrics_source){
+        sources[count] = (struct metrics_source){
             .name = held->info.name,
             .stats = export_stats(held->export),
             .size = held->info.size,
             .sessions = held->info.sessions,
         };
+        export_get_figures(held->export, &sources[count++].figures);
     }
     if (rc == 0)
         metrics_write(out, sources, count);

@@ -33,7 +33,7 @@ struct stats {
     atomic_uint_fast64_t reopened;          /* times that the image was, after a failure */
     atomic_uint_fast64_t integrity_errors;  /* results VDISK_E_NOT_AUTHENTIC, _MALFORMED */
     atomic_uint_fast64_t in_flight;
-    atomic_uint_fast64_t checkpoints, sessions_total;
+    atomic_uint_fast64_t sessions_total;
 };
 
 /* One request that took so long. */

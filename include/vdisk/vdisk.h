@@ -190,6 +190,22 @@ struct vdisk_info {
 };
 
 void vdisk_get_info(struct vdisk_image *image, struct vdisk_info *info);
+struct vdisk_cache_figures {
+    uint64_t bytes, limit_bytes; /* in memory */
+    uint64_t hits, misses;       /* since it was opened */
+};
+/* What it costs and does; an image's bases are counted with it but for the journal and
+ * checkpoints. */
+struct vdisk_figures {
+    struct vdisk_cache_figures nodes;    /* of the trees */
+    struct vdisk_cache_figures clusters; /* decompressed */
+    uint64_t dirty_bytes;                /* of nodes that the next checkpoint writes */
+    uint64_t journal_bytes, journal_used_bytes;
+    uint64_t journal_records, journal_syncs; /* since it was opened; a sync is for all flushes that
+                                              * waited */
+    uint64_t checkpoints;                    /* since it was opened */
+};
+void vdisk_get_figures(const struct vdisk_image *image, struct vdisk_figures *figures);
 uint64_t vdisk_size(const struct vdisk_image *image);
 /* 0, or the error for which nothing can be changed or flushed any more until the image is opened
  * again (VDISK_E_FAILED is what requests then get). */
