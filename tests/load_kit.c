@@ -123,8 +123,11 @@ static void serve(void *arg)
 
 static int serve_in_a_process(struct serving *serving)
 {
-    struct exports_options options = {
-        .reactors = 2, .workers = 1, .no_uring = serving->server->no_uring};
+    struct exports_options options = {.reactors =
+                                          serving->server->reactors ? serving->server->reactors : 2,
+                                      .workers = 1,
+                                      .memory_bytes = serving->server->memory_bytes,
+                                      .no_uring = serving->server->no_uring};
 
     if (exports_new(&options, &serving->exports, NULL) ||
         task_spawn(exports_main(serving->exports), serve, serving))

@@ -14,11 +14,13 @@
 #define KIB          1024u
 #define MIB          (UINT64_C(1) << 20)
 #define SECOND       INT64_C(1000000000)
-#define LOAD_DRIVE   MIB
+#define LOAD_DRIVE   (16 * MIB)
 #define LOAD_EXPORTS 64u
 
 struct load_server {
     unsigned exports, connections_max;
+    unsigned reactors;   /* 0: two */
+    size_t memory_bytes; /* 0: the default */
     bool no_uring, in_group;
     pid_t pid;
     int orders, answers;

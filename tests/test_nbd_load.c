@@ -19,7 +19,7 @@
 
 #define CONNECTIONS 256u
 #define OF_EACH     (CONNECTIONS / LOAD_EXPORTS)
-#define REGION      ((size_t)(LOAD_DRIVE / OF_EACH))
+#define REGION      ((size_t)(MIB / OF_EACH))
 #define PIECE       ((size_t)64 * KIB)
 
 /* Differs in every byte from what is anywhere near, in this export or another. */
@@ -182,7 +182,7 @@ static void bad_clients(bool no_uring)
     }
     load_put_request(claim, NBD_CMD_WRITE, 0, NBD_PAYLOAD_MAX);
     nbd_put64(claim + 16, 0);
-    nbd_put32(claim + 24, (uint32_t)LOAD_DRIVE);
+    nbd_put32(claim + 24, (uint32_t)MIB);
     while (n < SILENT + HALF + CLAIMING) {
         bad[n] = load_attach(n % 2);
         load_send(bad[n++], claim, sizeof(claim));

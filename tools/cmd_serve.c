@@ -222,7 +222,7 @@ int cmd_serve(int argc, char **argv)
         {"tls-any-client", OPTION_FLAG, &serve.tls_any_client, NULL, "clients need no certificate"},
         {"insecure", OPTION_FLAG, &serve.insecure, NULL,
          "TCP without TLS, for other hosts as well"},
-        {"memory", OPTION_SIZE, &serve.memory, "SIZE", "for caches (256M)"},
+        {"memory", OPTION_SIZE, &serve.memory, "SIZE", "for caches and clients' data (256M)"},
         {"image-dir", OPTION_LIST, &serve.image_dirs, "DIR", "where a base of the image lies"},
         {"no-uring", OPTION_FLAG, &serve.no_uring, NULL, "threads in place of io_uring"},
         OPTION_QUIET(&serve.quiet),

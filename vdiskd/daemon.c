@@ -175,7 +175,7 @@ int daemon_run(struct daemon *daemon)
     const struct exports_options options = {
         .reactors = (unsigned)settings->reactors,
         .workers = (unsigned)settings->workers,
-        .cache_bytes = settings->memory,
+        .memory_bytes = settings->memory,
         .no_uring = settings->no_uring,
         .integrity = daemon_integrity_event,
         .opaque = daemon,

@@ -409,6 +409,11 @@ struct reactor *export_reactor(const struct export *export)
     return export->lane->reactor;
 }
 
+struct budget *export_budget(struct export *export)
+{
+    return &export->lane->budget;
+}
+
 struct stats *export_stats(struct export *export)
 {
     return &export->stats;

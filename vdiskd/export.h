@@ -27,6 +27,7 @@
 #include "stats.h"
 #include "vdisk/vdisk.h"
 
+struct budget;
 struct export;
 struct export_session;
 struct exports; /* the table of them, and the threads that serve them */
@@ -43,7 +44,7 @@ struct export_options {
     bool read_only;
     bool on_demand_snapshots; /* NAME@SNAPSHOT may be attached to */
     enum export_policy when_full, when_failing;
-    size_t cache_bytes;           /* 0: a share of the daemon's budget */
+    size_t cache_bytes;           /* 0: a share of the daemon's memory */
     struct limit_settings limits; /* of this export; zeros: none */
     const char *group;            /* NULL: none; shares the limits of the group */
     const struct vdisk_unlocked *unlocked;
@@ -69,9 +70,9 @@ struct export_failure {
 };
 
 struct exports_options {
-    unsigned reactors;  /* threads that serve; 0: one */
-    unsigned workers;   /* threads that compute, for each of them; 0: one for each processor */
-    size_t cache_bytes; /* for all exports together; 0: 256 MiB */
+    unsigned reactors;   /* threads that serve; 0: one */
+    unsigned workers;    /* threads that compute, for each of them; 0: one for each processor */
+    size_t memory_bytes; /* for all exports together; 0: 256 MiB */
     bool no_uring;
     /* By any of the threads, outside of tasks. NULL: nobody wants to know. */
     void (*integrity)(void *opaque, const struct export_failure *failure);
@@ -116,6 +117,8 @@ void export_get_info(struct export *export, struct export_info *info);
 /* The image's; zeros while it is opened anew. By a task of any reactor. */
 void export_get_figures(struct export *export, struct vdisk_figures *figures);
 struct reactor *export_reactor(const struct export *export);
+/* Of what its clients may make that thread hold. */
+struct budget *export_budget(struct export *export);
 struct stats *export_stats(struct export *export);
 struct limit_group *export_limits(struct export *export);
 

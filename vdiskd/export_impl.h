@@ -7,6 +7,7 @@
 #ifndef VDISKD_EXPORT_IMPL_H
 #define VDISKD_EXPORT_IMPL_H
 
+#include "budget.h"
 #include "export.h"
 #include "task.h"
 
@@ -17,6 +18,7 @@ struct lane {
     struct exports *exports;
     struct reactor *reactor;
     struct vdisk_workers *workers;
+    struct budget budget;         /* of clients' data */
     struct reactor_op workers_op; /* polls their descriptor */
     bool workers_armed, closing;
     struct export *owned;

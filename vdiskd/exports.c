@@ -20,11 +20,12 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
-#define LANES_MAX           64u
-#define DEFAULT_CACHE_BYTES ((size_t)256 << 20)
+#define LANES_MAX            64u
+#define DEFAULT_MEMORY_BYTES ((size_t)256 << 20)
 /* An export gets this share of what is there: the budget is a promise to the host, not to it. */
-#define CACHE_SHARES        8u
-#define CACHE_MIN_BYTES     ((size_t)8 << 20)
+#define CLIENTS_SHARE        4u /* of the memory is for clients' data */
+#define CACHE_SHARES         8u
+#define CACHE_MIN_BYTES      ((size_t)8 << 20)
 
 struct named_group {
     struct named_group *next;
@@ -35,7 +36,7 @@ struct named_group {
 struct exports {
     struct lane lane[LANES_MAX];
     unsigned lanes;
-    size_t cache_bytes;
+    size_t memory_bytes;
     pthread_mutex_t mutex;
     struct export *table;
     struct named_group *groups;
@@ -94,7 +95,15 @@ static void *run_lane(void *arg)
         reactor_cancel(lane->reactor, &lane->workers_op);
     while (lane->workers_armed)
         reactor_step(lane->reactor, false);
+    budget_close(&lane->budget);
     return NULL;
+}
+
+static unsigned lanes_of(const struct exports_options *options)
+{
+    unsigned lanes = options->reactors ? options->reactors : 1;
+
+    return lanes < LANES_MAX ? lanes : LANES_MAX;
 }
 
 static int open_lane(struct exports *exports, const struct exports_options *options)
@@ -108,6 +117,9 @@ static int open_lane(struct exports *exports, const struct exports_options *opti
     if (result == 0 && vd_workers_fd(lane->workers) < 0)
         result = vd_workers_fd(lane->workers);
     lane->exports = exports;
+    if (lane->reactor)
+        budget_open(&lane->budget, lane->reactor,
+                    exports->memory_bytes / CLIENTS_SHARE / lanes_of(options));
     exports->lanes++;
     return result;
 }
@@ -128,17 +140,16 @@ static int start_lane(struct lane *lane)
 int exports_new(const struct exports_options *options, struct exports **out,
                 struct vdisk_error *error)
 {
-    unsigned lanes = options->reactors ? options->reactors : 1;
     struct exports *exports = calloc(1, sizeof(*exports));
     int result = 0;
 
     if (!exports)
         return fail(error, -ENOMEM, "out of memory");
     pthread_mutex_init(&exports->mutex, NULL);
-    exports->cache_bytes = options->cache_bytes ? options->cache_bytes : DEFAULT_CACHE_BYTES;
+    exports->memory_bytes = options->memory_bytes ? options->memory_bytes : DEFAULT_MEMORY_BYTES;
     exports->integrity = options->integrity;
     exports->opaque = options->opaque;
-    while (exports->lanes < lanes && exports->lanes < LANES_MAX && result == 0)
+    while (exports->lanes < lanes_of(options) && result == 0)
         result = open_lane(exports, options);
     for (unsigned i = 1; i < exports->lanes && result == 0; i++)
         result = start_lane(&exports->lane[i]);
@@ -181,6 +192,7 @@ static void close_lane(struct lane *lane)
         reactor_cancel(lane->reactor, &lane->workers_op);
         while (lane->workers_armed)
             reactor_step(lane->reactor, true);
+        budget_close(&lane->budget);
     }
     if (lane->workers)
         lane->workers->ops->close(lane->workers);
@@ -343,7 +355,7 @@ static int keep(struct export *export, const struct export_options *options)
 
 static size_t cache_share(const struct exports *exports)
 {
-    size_t share = exports->cache_bytes / CACHE_SHARES;
+    size_t share = exports->memory_bytes / CACHE_SHARES;
 
     return share < CACHE_MIN_BYTES ? CACHE_MIN_BYTES : share;
 }

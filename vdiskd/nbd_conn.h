@@ -6,11 +6,13 @@
  * and then takes requests (nbd_transmit.c). Answers are queued by completions and sent by the
  * writer (nbd_reply.c); block status is found by a third task, one request after the other
  * (nbd_status.c). An operation (struct nbd_op) belongs to the connection from nbd_op_take() until
- * its reply is sent, and so do its bytes: that bounds what a client can make us hold.
+ * its reply is sent, and so do its bytes: that bounds what a client can make us hold. All of them
+ * together are bounded by the budget of the thread (budget.h).
  */
 #ifndef VDISKD_NBD_CONN_H
 #define VDISKD_NBD_CONN_H
 
+#include "budget.h"
 #include "nbd_extents.h"
 #include "nbd_options.h"
 #include "nbd_server.h"
@@ -45,7 +47,8 @@ struct nbd_op {
     struct nbd_op *next;
     struct nbd_request header;
     void *buffer;
-    size_t buffer_bytes;  /* counted in nbd_conn.held */
+    size_t buffer_bytes;
+    uint64_t taken;       /* of nbd_conn.share */
     uint32_t context_set; /* BLOCK_STATUS: a bit for each */
     size_t reply_bytes, data_bytes;
     uint8_t reply[NBD_REPLY_HEADER_MAX];
@@ -78,7 +81,7 @@ struct nbd_conn {
     size_t in_from, in_to;
     struct nbd_op *ops, *free;
     unsigned in_flight;
-    uint64_t held; /* bytes of buffers in use */
+    struct budget_share share; /* bytes of buffers; from its beginning to its end */
     struct nbd_queue finished, questions;
     struct task *reader, *writer, *asker; /* where they park */
     bool is_writing, is_asking, broken, closing;
@@ -121,6 +124,7 @@ void nbd_transmit(struct nbd_conn *conn);
 /* nbd_reply.c */
 /* By the reader: waits for one, and until `bytes` more may be held; NULL when it is to end. */
 struct nbd_op *nbd_op_take(struct nbd_conn *conn, uint64_t bytes);
+/* Of bytes that it may hold. */
 bool nbd_op_buffer(struct nbd_op *op, size_t bytes);
 void nbd_op_drop_buffer(struct nbd_op *op);
 /* The reply is ready in `reply` and the buffer's first data_bytes. */

@@ -190,6 +190,7 @@ static void gone(void *opaque)
     struct nbd_conn *conn = opaque;
 
     atomic_store(&conn->ending, true);
+    budget_end(&conn->share);
     (void)shutdown(conn->stream.fd, SHUT_RD);
     if (conn->lingers)
         return;

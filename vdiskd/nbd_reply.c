@@ -16,18 +16,17 @@ bool nbd_op_buffer(struct nbd_op *op, size_t bytes)
     if (!op->buffer)
         return false;
     op->buffer_bytes = bytes;
-    op->conn->held += bytes;
     return true;
 }
 
 void nbd_op_drop_buffer(struct nbd_op *op)
 {
-    if (!op->buffer)
+    if (op->taken == 0)
         return;
-    op->conn->held -= op->buffer_bytes;
     reactor_give(export_reactor(op->conn->export), op->buffer, op->buffer_bytes);
+    budget_give(&op->conn->share, op->taken);
     op->buffer = NULL;
-    op->buffer_bytes = 0;
+    op->buffer_bytes = op->taken = 0;
 }
 
 /* --- operations ----------------------------------------------------------------------------- */
@@ -46,13 +45,14 @@ struct nbd_op *nbd_op_take(struct nbd_conn *conn, uint64_t bytes)
 {
     struct nbd_op *op;
 
-    while (!conn->broken && (!conn->free || conn->held + bytes > NBD_HELD_MAX))
+    while (!conn->broken && (!conn->free || conn->share.held + bytes > NBD_HELD_MAX))
         task_park(&conn->reader);
-    if (conn->broken)
+    if (conn->broken || !budget_take(&conn->share, bytes))
         return NULL;
     op = conn->free;
     conn->free = op->next;
     conn->in_flight++;
+    op->taken = bytes;
     op->data_bytes = op->reply_bytes = 0;
     op->context_set = 0;
     return op;
@@ -107,6 +107,7 @@ void nbd_op_done(struct export_request *request)
 static void send_finished(struct nbd_conn *conn, struct iovec *vectors)
 {
     struct nbd_op *first = conn->finished.head, *op;
+    uint64_t bytes = 0;
     unsigned count = 0;
     int result = 0;
 
@@ -115,11 +116,15 @@ static void send_finished(struct nbd_conn *conn, struct iovec *vectors)
         vectors[count++] = (struct iovec){op->reply, op->reply_bytes};
         if (op->data_bytes)
             vectors[count++] = (struct iovec){op->buffer, op->data_bytes};
+        bytes += op->reply_bytes + op->data_bytes;
     }
+    budget_owe(&conn->share.to_take, bytes);
     if (!conn->broken)
         result = stream_send(&conn->stream, vectors, count, TASK_FOREVER);
+    budget_owe(&conn->share.to_take, 0);
     if (result) { /* the reader is to notice */
         conn->broken = true;
+        budget_end(&conn->share);
         (void)shutdown(conn->stream.fd, SHUT_RDWR);
     }
     while (first) {

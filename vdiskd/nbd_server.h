@@ -4,7 +4,8 @@
  * project). Snapshots of an export are served read-only as NAME@SNAPSHOT.
  *
  * Bounds: a handshake takes 10 seconds at most, a connection has at most 128 requests and 64 MiB
- * of their data, read and written, in memory; then nothing more is read from it.
+ * of their data, read and written, in memory; then nothing more is read from it. All together have
+ * a share of the daemon's memory (budget.h).
  */
 #ifndef VDISKD_NBD_SERVER_H
 #define VDISKD_NBD_SERVER_H

@@ -110,6 +110,9 @@ static int encode(struct answer *answer)
         bytes += nbd_extents_bytes(&answer->extents[i], conn->mode);
         last = i;
     }
+    if (!budget_take(&op->conn->share, bytes))
+        return -ESHUTDOWN;
+    op->taken = bytes;
     if (!nbd_op_buffer(op, bytes))
         return -ENOMEM;
     at = op->buffer;

@@ -39,6 +39,7 @@ static bool take_payload(struct nbd_conn *conn, uint8_t *out, size_t length)
     there = there < length ? there : length;
     memcpy(out, conn->in + conn->in_from, there);
     conn->in_from += there;
+    budget_owe(&conn->share.to_send, length - there);
     while (there < length) {
         struct iovec vectors[2] = {{out + there, length - there}, {conn->in, NBD_IN_BYTES}};
         ssize_t got = stream_receive(&conn->stream, vectors, 2, TASK_FOREVER);
@@ -52,6 +53,7 @@ static bool take_payload(struct nbd_conn *conn, uint8_t *out, size_t length)
         }
         there += (size_t)got;
     }
+    budget_owe(&conn->share.to_send, 0);
     return true;
 }
 
@@ -239,8 +241,20 @@ static void read_requests(struct nbd_conn *conn)
     }
 }
 
+/* Others wait for what it holds. */
+static void send_away(struct budget_share *share)
+{
+    struct nbd_conn *conn = (struct nbd_conn *)((char *)share - offsetof(struct nbd_conn, share));
+
+    budget_end(share);
+    atomic_store(&conn->ending, true);
+    (void)shutdown(conn->stream.fd, SHUT_RDWR);
+}
+
 void nbd_transmit(struct nbd_conn *conn)
 {
+    conn->share.send_away = send_away;
+    budget_enter(export_budget(conn->export), &conn->share);
     conn->in = malloc(NBD_IN_BYTES);
     conn->ops = calloc(NBD_OPS_MAX, sizeof(*conn->ops));
     if (!conn->in || !conn->ops)
@@ -262,6 +276,7 @@ void nbd_transmit(struct nbd_conn *conn)
     while (conn->is_writing || conn->is_asking)
         task_park(&conn->reader);
 out:
+    budget_leave(&conn->share);
     free(conn->in);
     free(conn->ops);
     conn->in = NULL;

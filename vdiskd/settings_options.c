@@ -277,7 +277,7 @@ static int parse(int argc, char **argv, struct given *given)
         {"audit-log", OPTION_TEXT, &given->audit_log, "FILE", "who did what"},
         {"metrics", OPTION_TEXT, &given->metrics, "ADDRESS",
          "Prometheus text at unix:PATH or tcp:127.0.0.1:PORT"},
-        {"memory", OPTION_SIZE, &given->memory, "SIZE", "for caches (256M)"},
+        {"memory", OPTION_SIZE, &given->memory, "SIZE", "for caches and clients' data (256M)"},
         {"reactors", OPTION_NUMBER, &given->reactors, "N", "threads that serve (1)"},
         {"workers", OPTION_NUMBER, &given->workers, "N",
          "threads that compute, for each of them (one a processor)"},

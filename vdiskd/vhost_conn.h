@@ -10,6 +10,7 @@
 #ifndef VDISKD_VHOST_CONN_H
 #define VDISKD_VHOST_CONN_H
 
+#include "budget.h"
 #include "task.h"
 #include "vhost_blk.h"
 #include "vhost_inflight.h"
@@ -30,7 +31,7 @@ struct vhost_op {
     struct vhost_blk_request what;
     uint64_t at; /* READ, WRITE: bytes that are done; DISCARD, ZEROES: ranges */
     uint8_t *buffer;
-    size_t buffer_bytes; /* counted in vhost_conn.held */
+    size_t buffer_bytes; /* counted in vhost_conn.share */
     uint8_t status;
     struct vring_chain chain;
 };
@@ -82,9 +83,9 @@ struct vhost_conn {
     unsigned queues;
     struct vhost_queue queue[VHOST_QUEUES_MAX];
     struct vhost_op *free;
-    unsigned ops;  /* in flight */
-    uint64_t held; /* bytes of buffers */
-    bool starving; /* a queue waits for ops or held to become less */
+    unsigned ops;              /* in flight */
+    struct budget_share share; /* bytes of buffers */
+    bool starving;             /* a queue waits for ops or what is held to become less */
 };
 
 /* vhost_server.c */

@@ -16,7 +16,9 @@ struct vhost_op *vhost_op_take(struct vhost_queue *queue)
     struct vhost_conn *conn = queue->conn;
     struct vhost_op *op = conn->free;
 
-    if (conn->ops >= VHOST_OPS_MAX || conn->held >= VHOST_HELD_MAX)
+    /* Who holds something looks again when it has less. */
+    if (conn->ops >= VHOST_OPS_MAX || conn->share.held >= VHOST_HELD_MAX ||
+        !budget_has_room(&conn->share))
         return NULL;
     if (op)
         conn->free = op->next;
@@ -37,7 +39,7 @@ void vhost_op_release(struct vhost_op *op)
     struct vhost_conn *conn = op->queue->conn;
 
     reactor_give(conn->reactor, op->buffer, op->buffer_bytes);
-    conn->held -= op->buffer_bytes;
+    budget_give(&conn->share, op->buffer_bytes);
     conn->ops--;
     op->next = conn->free;
     conn->free = op;
@@ -168,7 +170,7 @@ static void start_data(struct vhost_op *op)
             return;
         }
         op->buffer_bytes = bytes;
-        conn->held += bytes;
+        budget_seize(&conn->share, bytes);
     }
     next_piece(op);
 }

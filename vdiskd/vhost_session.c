@@ -202,6 +202,7 @@ static int begin(struct vhost_conn *conn, struct vdisk_error *error)
 
     if (result)
         return result;
+    budget_enter(export_budget(conn->export), &conn->share);
     export_get_info(conn->export, &info);
     vhost_blk_serial(conn->serial, info.image_id);
     conn->cluster_bytes = info.cluster_bytes;
@@ -222,6 +223,7 @@ static void end(struct vhost_conn *conn)
         vhost_queue_set_err(&conn->queue[i], -1);
     }
     vhost_ops_free(conn);
+    budget_leave(&conn->share);
     vhost_memory_clear(&conn->memory);
     vhost_log_clear(&conn->memory.log);
     vhost_unmap(conn->inflight.mapping);
