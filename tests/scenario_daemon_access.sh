@@ -90,26 +90,29 @@ down 'it ends'
 
 # ---- the log ----
 
-has() { # NAME EXPRESSION: some line (`d`) is so
-    t "audit: $1" python3 - "$2" <<'PYTHON'
+recorded() { # EXPRESSION
+    python3 - "$1" <<'PYTHON'
 import json, sys
 lines = [json.loads(line) for line in open("audit", encoding="utf-8")]
 assert any(eval(sys.argv[1]) for d in lines), lines
 PYTHON
+}
+has() { # NAME EXPRESSION: some line (`d`) is so
+    t "audit: $1" recorded "$2"
 }
 has 'the start' "d['event'] == 'start'"
 has 'what was opened' "d['event'] == 'export-open' and d['image'].endswith('a.vdk') and d['export'] == 'a'"
 has 'a client and its user' "d['event'] == 'connect' and d['export'] == 'a' and d['uid'] == $(id -u) and d['pid']"
 has 'its name by TLS' "d['event'] == 'connect' and 'guest' in d.get('tls_subject', '')"
 has 'its end' "d['event'] == 'disconnect'"
-has 'a wrong key of TLS' "d['event'] == 'auth-failed'"
-has 'no such export' "d['event'] == 'denied' and d['export'] == 'none'"
-has 'a command' "d['event'] == 'snapshot-create' and d['detail'] == 'theirs' and d['result'] == 'ok'"
-has 'one that failed' "d['event'] == 'checkpoint' and d['result'] != 'ok' and 'none' in d['error']"
-has 'a wrong key' "d['event'] == 'export-add' and d['image'].endswith('a.vdk') and d['result'] != 'ok'"
+has 'a wrong key of TLS' "d['event'] == 'auth-failed' and d['result'] == 'failed'"
+has 'no such export' "d['event'] == 'denied' and d['export'] == 'none' and d['error'] == 'no such export'"
+has 'a command' "d['event'] == 'snapshot-create' and d['detail'] == 'theirs' and d['result'] == 'done'"
+has 'one that failed' "d['event'] == 'checkpoint' and d['result'] == 'failed' and 'none' in d['error']"
+has 'a wrong key' "d['event'] == 'export-add' and d['image'].endswith('a.vdk') and d['result'] == 'failed'"
 if [ ${#user_options[@]} -gt 0 ]; then
-    has 'one that was not permitted' "d['event'] == 'snapshot-create' and d['uid'] == $other and d['result'] != 'ok'"
-    has 'somebody unknown' "d.get('uid') == $((other - 2)) and d['result'] != 'ok'"
+    has 'one that was not permitted' "d['event'] == 'snapshot-create' and d['uid'] == $other and d['result'] == 'failed'"
+    has 'somebody unknown' "d.get('uid') == $((other - 2)) and d['result'] == 'failed'"
 fi
 has 'the end' "d['event'] == 'stop'"
 t 'the log is good' vdisk audit verify audit
@@ -149,7 +152,7 @@ if nbdcopy "$(uri a)" copy >.out 2>.err; then not_ok 'its reader is told'; else 
 json 'it is counted' "d['integrity_errors'] > 0" ctl stats a
 is 'and logged' "$(grep -c 'event=integrity export=a' .server | sed 's/[1-9].*/some/')" some
 down 'it ends'
-has 'the damage' "d['event'] == 'integrity' and d['export'] == 'a'"
+has 'the damage' "d['event'] == 'integrity-error' and d['export'] == 'a'"
 t 'the log goes on' vdisk audit verify audit --head "$head"
 
 # ---- where io_uring is not permitted ----

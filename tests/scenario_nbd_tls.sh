@@ -82,6 +82,10 @@ t 'nobody else is disturbed' nbdinfo "$(secure right)"
 down 'vdiskd ends'
 t 'the audit log is whole' vdisk audit verify audit
 is 'and tells of the four who were not let in' "$(grep -c '"auth-failed"' audit)" 4
+is 'of those without a certificate' "$(grep '"auth-failed"' audit | grep -c 'did not return a certificate')" 2
+is 'of those with a wrong one' "$(grep '"auth-failed"' audit | grep -c 'issuer certificate')" 2
+is 'and of three who tried it without TLS' \
+    "$(grep '"denied"' audit | grep '"without TLS"' | grep -o '"pid":[0-9]*' | sort -u | wc -l)" 3
 
 # Over TCP, where the name in the server's certificate counts, and plain TLS for those who want it.
 port=$((20000 + RANDOM % 10000))
@@ -99,6 +103,7 @@ mine=$(openssl rand -hex 32)
 printf 'alice:%s\n' "$mine" >psk/keys.psk
 printf 'alice:%s\n' "$(openssl rand -hex 32)" >wrong.psk
 printf 'mallory:%s\n' "$mine" >stranger.psk
+before=$(grep -c '"auth-failed"' audit)
 t 'vdiskd takes keys' tls --nbd "unix:$PWD/nbd" --tls-dir "$PWD/psk" --tls-psk
 psk() { echo "nbds+unix://$1@/?socket=$PWD/nbd&tls-psk-file=$PWD/$2"; }
 t 'nbdinfo: the right key' nbdinfo "$(psk alice psk/keys.psk)"
@@ -119,5 +124,6 @@ t 'qemu-img: the right key' qemu-img info \
 refused 'nbdinfo: a wrong key' nbdinfo "$(psk alice wrong.psk)"
 refused 'nbdinfo: a stranger' nbdinfo "$(psk mallory stranger.psk)"
 refused 'nbdinfo: no key' nbdinfo "$(uri '')"
+is 'the two are in the audit log' "$(($(grep -c '"auth-failed"' audit) - before))" 2
 down 'vdiskd ends at last'
 clean 'the image is clean' a.vdk

@@ -69,6 +69,7 @@ struct nbd_conn {
     /* Negotiated. */
     int64_t deadline;
     bool no_zeroes;
+    unsigned denials; /* told */
     enum nbd_mode mode;
     struct nbd_context context[NBD_CONTEXTS_MAX];
     unsigned context_count;

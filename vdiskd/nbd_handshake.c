@@ -15,6 +15,7 @@
 #define LIST_MAX    4096u
 #define NAMES_BYTES (64u << 10)
 #define SKIP_MAX    (1u << 20)
+#define DENIALS_MAX 16u
 #define DONE        1 /* the client has its export */
 
 static int reply(struct nbd_conn *conn, uint32_t option, uint32_t type, const void *data,
@@ -30,6 +31,19 @@ static int reply(struct nbd_conn *conn, uint32_t option, uint32_t type, const vo
 static int refuse(struct nbd_conn *conn, uint32_t option, uint32_t type, const char *why)
 {
     return reply(conn, option, type, why, strlen(why));
+}
+
+/* Tells that the client does not get what it asked for. How often one connection can, is bounded:
+ * then the negative result ends it. */
+static int tell_denied(struct nbd_conn *conn, const struct nbd_string *name, const char *why)
+{
+    if (++conn->denials > DENIALS_MAX)
+        return -EPROTO;
+    (void)snprintf(conn->event.export_name, sizeof(conn->event.export_name), "%.*s",
+                   name ? (int)name->length : 0, name ? name->text : "");
+    nbd_conn_event(conn, NBD_EVENT_DENIED, why);
+    conn->event.export_name[0] = 0;
+    return 0;
 }
 
 /* --- LIST ----------------------------------------------------------------------------------- */
@@ -290,10 +304,15 @@ static int info_or_go(struct nbd_conn *conn, const struct nbd_option *option,
         if (result)
             export_put(target.export);
     }
-    if (result)
-        return refuse(conn, option->number,
-                      result == VDISK_E_NOT_FOUND ? NBD_REP_ERR_UNKNOWN : NBD_REP_ERR_PLATFORM,
-                      result == VDISK_E_NOT_FOUND ? "no such export" : vdisk_strerror(result));
+    if (result) {
+        bool is_unknown = result == VDISK_E_NOT_FOUND;
+        const char *why = is_unknown ? "no such export" : vdisk_strerror(result);
+
+        result = tell_denied(conn, &name, why);
+        return result ? result
+                      : refuse(conn, option->number,
+                               is_unknown ? NBD_REP_ERR_UNKNOWN : NBD_REP_ERR_PLATFORM, why);
+    }
     if (is_go) {
         target.size = export_session_size(conn->session);
         target.read_only = export_session_read_only(conn->session);
@@ -313,12 +332,15 @@ static int export_name(struct nbd_conn *conn, const struct nbd_option *option,
     struct nbd_target target;
     int result = nbd_resolve(conn, &name, &target);
 
-    if (result) /* there is no way to say so */
-        return result;
-    forget_other_contexts(conn, &name);
-    result = attach(conn, &target);
-    if (result) {
-        export_put(target.export);
+    if (result == 0) {
+        forget_other_contexts(conn, &name);
+        result = attach(conn, &target);
+        if (result)
+            export_put(target.export);
+    }
+    if (result) { /* there is no way to say so to the client */
+        (void)tell_denied(conn, &name,
+                          result == VDISK_E_NOT_FOUND ? "no such export" : vdisk_strerror(result));
         return result;
     }
     nbd_put64(data, export_session_size(conn->session));
@@ -334,6 +356,7 @@ static int export_name(struct nbd_conn *conn, const struct nbd_option *option,
 static int start_tls(struct nbd_conn *conn, const struct nbd_option *option)
 {
     struct tls *tls = nbd_server_tls(conn->server);
+    const char *why = NULL;
     int result;
 
     if (!tls)
@@ -342,9 +365,10 @@ static int start_tls(struct nbd_conn *conn, const struct nbd_option *option)
         return refuse(conn, option->number, NBD_REP_ERR_INVALID, "not now");
     result = reply(conn, option->number, NBD_REP_ACK, NULL, 0);
     if (result == 0)
-        result = stream_start_tls(&conn->stream, tls, conn->deadline);
+        result = stream_start_tls(&conn->stream, tls, conn->deadline, &why);
     if (result) {
-        nbd_conn_event(conn, NBD_EVENT_AUTH_FAILED, "the TLS handshake failed");
+        if (why)
+            nbd_conn_event(conn, NBD_EVENT_AUTH_FAILED, why);
         return result;
     }
     stream_subject(&conn->stream, conn->event.subject, sizeof(conn->event.subject));
@@ -365,16 +389,26 @@ static int set_mode(struct nbd_conn *conn, const struct nbd_option *option)
     return reply(conn, option->number, NBD_REP_ACK, NULL, 0);
 }
 
+/* What asks for nothing by itself is refused, and not worth a record. */
+static int refuse_without_tls(struct nbd_conn *conn, const struct nbd_option *option)
+{
+    bool is_name = option->number == NBD_OPT_EXPORT_NAME;
+    int result = 0;
+
+    if (is_name || option->number == NBD_OPT_GO || option->number == NBD_OPT_INFO ||
+        option->number == NBD_OPT_LIST)
+        result = tell_denied(conn, NULL, "without TLS");
+    if (result || is_name)
+        return -EPROTO;
+    return refuse(conn, option->number, NBD_REP_ERR_TLS_REQD, "TLS comes first");
+}
+
 static int answer(struct nbd_conn *conn, const struct nbd_option *option, const uint8_t *payload)
 {
     bool needs_tls = nbd_server_options(conn->server)->tls_required && !conn->stream.ssl;
 
-    if (needs_tls && option->number != NBD_OPT_STARTTLS && option->number != NBD_OPT_ABORT) {
-        if (option->number != NBD_OPT_EXPORT_NAME)
-            return refuse(conn, option->number, NBD_REP_ERR_TLS_REQD, "TLS comes first");
-        nbd_conn_event(conn, NBD_EVENT_DENIED, "without TLS");
-        return -EPROTO;
-    }
+    if (needs_tls && option->number != NBD_OPT_STARTTLS && option->number != NBD_OPT_ABORT)
+        return refuse_without_tls(conn, option);
     switch (option->number) {
     case NBD_OPT_EXPORT_NAME:
         return export_name(conn, option, payload);

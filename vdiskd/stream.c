@@ -26,9 +26,21 @@ static int tls_wait(struct stream *stream, int got, int64_t deadline)
     return why == SSL_ERROR_SSL ? -EPROTO : -ECONNRESET;
 }
 
-int stream_start_tls(struct stream *stream, struct tls *tls, int64_t deadline)
+/* In OpenSSL's words, which are static: what it did not like about the peer. */
+static const char *tls_objection(const struct stream *stream)
 {
+    long verified = SSL_get_verify_result(stream->ssl);
+
+    return verified != X509_V_OK ? X509_verify_cert_error_string(verified)
+                                 : ERR_reason_error_string(ERR_peek_error());
+}
+
+int stream_start_tls(struct stream *stream, struct tls *tls, int64_t deadline, const char **why)
+{
+    const char *objection = NULL;
     int got, result = 0;
+
+    *why = "the TLS handshake failed";
 
     stream->ssl = tls_accept(tls, stream->fd);
     if (!stream->ssl)
@@ -38,8 +50,11 @@ int stream_start_tls(struct stream *stream, struct tls *tls, int64_t deadline)
         got = SSL_accept(stream->ssl);
         if (got == 1)
             return 0;
+        objection = tls_objection(stream);
         result = tls_wait(stream, got, deadline);
     }
+    if (objection)
+        *why = objection;
     return result;
 }
 

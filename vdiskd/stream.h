@@ -14,9 +14,10 @@ struct stream {
     struct ssl_st *ssl;
 };
 
-/* Waits for the handshake. -EPROTO when it fails, -ETIMEDOUT. Nothing may have been received that
- * was not asked for: what comes in plain text before is never taken for encrypted. */
-int stream_start_tls(struct stream *stream, struct tls *tls, int64_t deadline);
+/* Waits for the handshake. -EPROTO when it fails, -ETIMEDOUT; then *why says it in static words.
+ * Nothing may have been received that was not asked for: what comes in plain text before is never
+ * taken for encrypted. */
+int stream_start_tls(struct stream *stream, struct tls *tls, int64_t deadline, const char **why);
 /* Name of who has proved to be there: a certificate's subject, a key's user; "" if nobody. */
 void stream_subject(const struct stream *stream, char *out, size_t room);
 /* Into the vectors in turn; bytes, 0 at the end, -errno, -ETIMEDOUT. */
