@@ -23,8 +23,10 @@ tls_uri() { echo "nbds+unix://guest@/a?socket=$PWD/nbd&tls-psk-file=$PWD/$1"; }
 # ---- as root: another user for the daemon, others for its socket ----
 
 other=65533
-as() { # UID COMMAND...
-    setpriv --reuid "$1" --regid "$1" --clear-groups "${@:2}"
+as() { # UID[,GROUP] COMMAND...: with the group as a supplementary one
+    local groups=(--clear-groups)
+    [ "$1" = "${1#*,}" ] || groups=(--groups "${1#*,}")
+    setpriv --reuid "${1%,*}" --regid "${1%,*}" "${groups[@]}" "${@:2}"
 }
 as_ctl() { # UID WORD...: as root's ctl, by a copy that everybody may execute
     as "$1" bin/vdisk ctl --socket "$PWD/run/s" "${@:2}"
@@ -64,6 +66,10 @@ if [ ${#user_options[@]} -gt 0 ]; then
     json 'a viewer may look' 'len(d) == 1' as_ctl $other export-list
     fails 1 'may look only' 'and not touch' as_ctl $other snapshot-create a mine
     t 'an operator may' as_ctl $((other - 5)) snapshot-create a theirs
+    member=$((other - 3))
+    json 'a viewer by a supplementary group may look' 'len(d) == 1' as_ctl $member,$other export-list
+    fails 1 'may look only' 'and not touch, either' as_ctl $member,$other snapshot-create a mine
+    fails 1 'may not use' 'without that group nothing' as_ctl $member,$((other - 4)) export-list
     fails 1 'may not use' 'anybody else may nothing' as_ctl $((other - 2)) export-list
     is 'nor connect to the drive' "$(as $((other - 2)) nbdinfo --size "$(uri a)" 2>/dev/null)" ''
 else

@@ -178,20 +178,28 @@ static void test_requests_that_make_no_sense_are_refused(void **state)
 
 /* ---- access ---- */
 
+static enum control_role role_of(const struct control_peers *peers, uid_t uid, const gid_t *groups,
+                                 size_t count)
+{
+    return control_role_of(peers, 500, uid, groups, count);
+}
+
 static void test_only_who_is_listed_is_let_in(void **state)
 {
     struct control_peers peers = {0};
 
     (void)state;
-    assert_int_equal(control_role_of(&peers, 500, 0, 0), CONTROL_OPERATOR);
-    assert_int_equal(control_role_of(&peers, 500, 500, 0), CONTROL_OPERATOR);
-    assert_int_equal(control_role_of(&peers, 500, 1000, 0), CONTROL_NOBODY);
+    assert_int_equal(role_of(&peers, 0, (const gid_t[]){0}, 1), CONTROL_OPERATOR);
+    assert_int_equal(role_of(&peers, 500, (const gid_t[]){0}, 1), CONTROL_OPERATOR);
+    assert_int_equal(role_of(&peers, 1000, (const gid_t[]){0}, 1), CONTROL_NOBODY);
     assert_int_equal(control_add_peer(&peers, CONTROL_VIEWER, "1000"), 0);
     assert_int_equal(control_add_peer(&peers, CONTROL_OPERATOR, "@77"), 0);
     assert_int_equal(control_add_peer(&peers, CONTROL_OPERATOR, "root"), 0);
-    assert_int_equal(control_role_of(&peers, 500, 1000, 5), CONTROL_VIEWER);
-    assert_int_equal(control_role_of(&peers, 500, 1000, 77), CONTROL_OPERATOR);
-    assert_int_equal(control_role_of(&peers, 500, 77, 1000), CONTROL_NOBODY);
+    assert_int_equal(role_of(&peers, 1000, (const gid_t[]){5}, 1), CONTROL_VIEWER);
+    assert_int_equal(role_of(&peers, 1000, (const gid_t[]){77}, 1), CONTROL_OPERATOR);
+    assert_int_equal(role_of(&peers, 1000, (const gid_t[]){5, 77}, 2), CONTROL_OPERATOR);
+    assert_int_equal(role_of(&peers, 1001, (const gid_t[]){5, 1000}, 2), CONTROL_NOBODY);
+    assert_int_equal(role_of(&peers, 77, (const gid_t[]){1000}, 1), CONTROL_NOBODY);
     assert_int_equal(control_add_peer(&peers, CONTROL_VIEWER, "no-such-user"), VDISK_E_NOT_FOUND);
     assert_int_equal(control_add_peer(&peers, CONTROL_VIEWER, "4294967295"), VDISK_E_NOT_FOUND);
     while (peers.count < CONTROL_PEERS_MAX)

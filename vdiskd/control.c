@@ -263,10 +263,9 @@ static void start_connection(struct control *control, int fd)
     connection->fd = fd;
     connection->key_fd = -1;
     connection->have = 0;
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &connection->peer, &length))
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &connection->peer, &length) ||
+        control_role_at(&control->options.peers, fd, &connection->peer, &connection->role))
         goto refuse;
-    connection->role = control_role_of(&control->options.peers, geteuid(), connection->peer.uid,
-                                       connection->peer.gid);
     if (task_spawn(control->options.reactor, serve_connection, connection))
         goto refuse;
     connection->next = control->connections;

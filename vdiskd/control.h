@@ -2,8 +2,9 @@
 /*
  * The management socket: requests and replies in JSON, one a line (docs/control.md).
  *
- * Who connects is known by SO_PEERCRED and must be on a list: operators may do everything, viewers
- * may look. Every request is audited. Keys come as descriptors or as files, never as text.
+ * Who connects is known by SO_PEERCRED and SO_PEERGROUPS and must be on a list: operators may do
+ * everything, viewers may look. Every request is audited. Keys come as descriptors or as files,
+ * never as text.
  */
 #ifndef VDISKD_CONTROL_H
 #define VDISKD_CONTROL_H
@@ -15,6 +16,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/socket.h>
 #include <sys/types.h>
 
 #define CONTROL_LINE_MAX        65536u /* bytes of a request with its newline */
@@ -45,10 +47,13 @@ struct control_peers {
 
 /* Adds "user", "1000", or "@group", "@100". VDISK_E_NOT_FOUND; VDISK_E_LIMIT. */
 int control_add_peer(struct control_peers *peers, enum control_role role, const char *text);
-/* The most that the lists give; root and `self` (the daemon's own user) are operators. The group is
- * that of the peer's process; its supplementary ones do not count. */
+/* The most that the lists give to the peer, whose user is `uid` and whose groups are these; root
+ * and `self` (the daemon's own user) are operators. */
 enum control_role control_role_of(const struct control_peers *peers, uid_t self, uid_t uid,
-                                  gid_t gid);
+                                  const gid_t *groups, size_t count);
+/* The same of who is connected, with all groups that its process had then. -errno. */
+int control_role_at(const struct control_peers *peers, int fd, const struct ucred *peer,
+                    enum control_role *out);
 
 /*
  * Listens at `path`, of which the folder is made (mode 0750, of the user that the daemon will be)

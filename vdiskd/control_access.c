@@ -12,6 +12,7 @@
 #include <limits.h>
 #include <pwd.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -42,18 +43,50 @@ int control_add_peer(struct control_peers *peers, enum control_role role, const 
     return 0;
 }
 
+static bool has_id(const struct control_peers *peers, unsigned i, uid_t uid, const gid_t *groups,
+                   size_t count)
+{
+    bool found = !peers->peer[i].is_group && peers->peer[i].id == uid;
+
+    for (size_t g = 0; g < count && peers->peer[i].is_group && !found; g++)
+        found = peers->peer[i].id == groups[g];
+    return found;
+}
+
 enum control_role control_role_of(const struct control_peers *peers, uid_t self, uid_t uid,
-                                  gid_t gid)
+                                  const gid_t *groups, size_t count)
 {
     enum control_role role = uid == 0 || uid == self ? CONTROL_OPERATOR : CONTROL_NOBODY;
 
     for (unsigned i = 0; i < peers->count; i++) {
-        unsigned id = peers->peer[i].is_group ? gid : uid;
-
-        if (peers->peer[i].id == id && peers->peer[i].role > role)
+        if (peers->peer[i].role > role && has_id(peers, i, uid, groups, count))
             role = peers->peer[i].role;
     }
     return role;
+}
+
+int control_role_at(const struct control_peers *peers, int fd, const struct ucred *peer,
+                    enum control_role *out)
+{
+    socklen_t length = 0;
+    gid_t *groups;
+    int rc;
+
+    /* How many there are is told by the error. */
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, NULL, &length) && errno != ERANGE)
+        return -errno;
+    groups = malloc(length + sizeof(*groups));
+    if (!groups)
+        return -ENOMEM;
+    if (length > 0 && getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &length)) {
+        rc = -errno;
+        free(groups);
+        return rc;
+    }
+    groups[length / sizeof(*groups)] = peer->gid; /* which need not be among them */
+    *out = control_role_of(peers, geteuid(), peer->uid, groups, length / sizeof(*groups) + 1);
+    free(groups);
+    return 0;
 }
 
 /* A folder that we made, for the user that the daemon will be. */
