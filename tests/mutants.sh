@@ -82,7 +82,8 @@ within() { printf '/^[a-z].*[ *]%s\\(/,/^\\}/ { %s }' "$1" "$2"; }
 
 copy
 for test in crash:24 test_tamper test_crypto test_forged test_journal test_faults_space \
-    test_vring test_nbd_proto test_nbd_server test_control test_audit test_limit; do
+    test_vring test_nbd_proto test_nbd_server test_control test_audit test_limit \
+    test_reactor_rest; do
     if ! build "$(program "$test")" || ! run "$test"; then
         tail -n 20 "$scratch"/*.log
         echo "not ok - without a mutant $test passes"
@@ -272,6 +273,15 @@ mutant 'the hash of a line of the audit log is not compared' tools/auditlog.c \
     "$(within take_line 's/sodium_memcmp\(said, hash, sizeof\(hash\)\)/0/')" test_audit
 mutant 'the chain does not go back with a line that was not written' vdiskd/audit.c \
     "$(within put_line 's/^( *)audit->chain = before;/\1;/')" test_audit
+mutant 'what came while it asked to be woken is slept on' vdiskd/reactor_rest.c \
+    "$(within reactor_rest 's/collect\(reactor, reactor_is_idle\(reactor\)\)/collect(reactor, true)/')" \
+    test_reactor_rest
+mutant 'an idle reactor looks around for ever' vdiskd/reactor_rest.c \
+    "$(within judge 's/waited <= reactor->poll_max/1/')" test_reactor_rest
+mutant 'a reactor never looks around' vdiskd/reactor_rest.c \
+    "$(within reactor_rest 's/reactor->poll_window > 0/0/')" test_reactor_rest
+mutant 'a reactor works off all that has ended in one go' vdiskd/reactor_uring.c \
+    's/(#define REAP_MAX) .*/\1 1000/' test_reactor_rest
 mutant 'requests are charged half of what they cost' vdiskd/limit.c \
     "$(within claim 's/\.cost = (.*),$/.cost = \1 \/ 2,/')" test_limit
 mutant 'a process that was stopped makes up for hours' vdiskd/limit.c \

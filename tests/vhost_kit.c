@@ -194,7 +194,8 @@ static void *run_reactor(void *arg)
 
 int kit_start(bool no_uring, const struct vhost_options *options)
 {
-    struct exports_options exports = {.reactors = 2, .workers = 1, .no_uring = no_uring};
+    struct exports_options exports = {
+        .reactors = 2, .workers = 1, .no_uring = no_uring, .poll = 50000};
 
     if (options)
         server_options = *options;

@@ -14,6 +14,8 @@
  */
 #include "workers.h"
 
+#include "relax.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <pthread.h>
@@ -87,15 +89,6 @@ static struct vdisk_job *list_take_all(struct job_list *list)
     list->tail = &list->head;
     atomic_store_explicit(&list->count, 0, memory_order_relaxed);
     return head;
-}
-
-static void relax(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
 }
 
 /* Only a hint: whoever returns from here looks again under the mutex. */

@@ -177,6 +177,7 @@ int daemon_run(struct daemon *daemon)
         .workers = (unsigned)settings->workers,
         .memory_bytes = settings->memory,
         .no_uring = settings->no_uring,
+        .poll = (int64_t)settings->poll * 1000,
         .integrity = daemon_integrity_event,
         .opaque = daemon,
     };

@@ -74,6 +74,7 @@ struct exports_options {
     unsigned workers;    /* threads that compute, for each of them; 0: one for each processor */
     size_t memory_bytes; /* for all exports together; 0: 256 MiB */
     bool no_uring;
+    int64_t poll; /* as that of a reactor */
     /* By any of the threads, outside of tasks. NULL: nobody wants to know. */
     void (*integrity)(void *opaque, const struct export_failure *failure);
     void *opaque;

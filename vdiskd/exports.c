@@ -108,7 +108,8 @@ static unsigned lanes_of(const struct exports_options *options)
 
 static int open_lane(struct exports *exports, const struct exports_options *options)
 {
-    const struct reactor_options reactor_options = {.no_uring = options->no_uring};
+    const struct reactor_options reactor_options = {.no_uring = options->no_uring,
+                                                    .poll = options->poll};
     struct lane *lane = &exports->lane[exports->lanes];
     int result = reactor_new(&reactor_options, &lane->reactor);
 

@@ -58,6 +58,7 @@ int reactor_new(const struct reactor_options *options, struct reactor **out)
     options = options ? options : &defaults;
     reactor->hooks_tail = &reactor->hooks;
     reactor->posted_tail = &reactor->posted;
+    reactor->poll_max = options->poll;
     pthread_mutex_init(&reactor->mutex, NULL);
     reactor->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (reactor->wake_fd < 0) {
@@ -249,18 +250,28 @@ static void deliver(struct reactor *reactor)
 /* Returns whether anything ran before the wait. */
 static bool run_ready(struct reactor *reactor)
 {
-    bool any = reactor->hooks || atomic_load(&reactor->any_posted);
+    bool any;
+
+    reactor_look(reactor);
+    any = reactor->hooks || atomic_load(&reactor->any_posted);
 
     run_posted(reactor);
     run_hooks(reactor);
     return any;
 }
 
+bool reactor_is_idle(const struct reactor *reactor)
+{
+    return !reactor->hooks && !reactor->completed.head && !atomic_load(&reactor->any_posted) &&
+           !atomic_load(&reactor->stop);
+}
+
 static void round_of(struct reactor *reactor, bool wait)
 {
-    wait = wait && !reactor->hooks && !reactor->completed.head &&
-           !atomic_load(&reactor->any_posted) && !atomic_load(&reactor->stop);
-    reactor->backend->collect(reactor, wait);
+    if (wait && reactor_is_idle(reactor))
+        reactor_rest(reactor);
+    else
+        reactor->backend->collect(reactor, false);
     deliver(reactor);
 }
 

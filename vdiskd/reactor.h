@@ -67,6 +67,7 @@ struct reactor_op {
 struct reactor_options {
     bool no_uring;    /* the fall-back at once */
     unsigned entries; /* of the ring; 0: 512 */
+    int64_t poll;     /* nanoseconds to look around before it sleeps, at most (reactor_rest.c) */
 };
 
 /* -errno. */
@@ -109,6 +110,19 @@ struct reactor_hook {
 void reactor_kick(struct reactor *reactor, struct reactor_hook *hook);
 /* Takes it back, if it is queued. */
 void reactor_unkick(struct reactor *reactor, struct reactor_hook *hook);
+
+/*
+ * Memory that others write: looked at in each round, so that they need not wake the thread while it
+ * is awake. Neither function may begin or end a watch.
+ */
+struct reactor_watch {
+    void (*look)(struct reactor_watch *watch); /* kicks a hook if there is something to do */
+    /* The thread is about to sleep, and the watch has ended: asks to be woken, and looks again. */
+    void (*sleep)(struct reactor_watch *watch);
+    struct reactor_watch *next, **place; /* place: NULL while it is not watched */
+};
+void reactor_watch_begin(struct reactor *reactor, struct reactor_watch *watch);
+void reactor_watch_end(struct reactor_watch *watch); /* also of one that has not begun */
 
 /* Work from another thread. The message is the reactor's until run() is called. */
 struct reactor_message {

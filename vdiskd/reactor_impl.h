@@ -21,6 +21,8 @@ struct reactor_backend {
     void (*cancel)(struct reactor *reactor, struct reactor_op *op);
     /* Completes what has ended; with `wait`, sleeps until something has. */
     void (*collect)(struct reactor *reactor, bool wait);
+    /* Whether collect() would find anything, without a system call. NULL: it cannot tell. */
+    bool (*peek)(struct reactor *reactor);
     void (*close)(struct reactor *reactor);
 };
 
@@ -29,8 +31,10 @@ struct reactor {
     void *state; /* the backend's */
     struct reactor_list completed;
     struct reactor_hook *hooks, **hooks_tail;
+    struct reactor_watch *watches;
     unsigned in_flight;
     struct reactor_memory memory;
+    int64_t poll_max, poll_window; /* nanoseconds */
 
     int wake_fd; /* an eventfd: posts, stop */
     struct reactor_op wake_op;
@@ -46,6 +50,14 @@ void reactor_list_remove(struct reactor_list *list, struct reactor_op *op);
 
 /* The operation has ended; done() is called later, by reactor_step(). */
 void reactor_complete(struct reactor *reactor, struct reactor_op *op, int result);
+
+/* Nothing to do but what the backend may yet find. */
+bool reactor_is_idle(const struct reactor *reactor);
+
+/* reactor_rest.c */
+void reactor_look(struct reactor *reactor);
+/* Of an idle reactor: waits until there is something to do. */
+void reactor_rest(struct reactor *reactor);
 
 /* 0 or -errno: -ENOSYS, -EPERM or -ENOMEM where the system has no io_uring for us. */
 int reactor_uring_open(struct reactor *reactor, unsigned entries);

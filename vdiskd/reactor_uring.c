@@ -185,6 +185,12 @@ static void reap(struct reactor *reactor)
     io_uring_cq_advance(ring, count);
 }
 
+/* Completions that only the kernel can hand over, and only on this thread. */
+static bool needs_kernel(const struct io_uring *ring)
+{
+    return IO_URING_READ_ONCE(*ring->sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+}
+
 static void uring_collect(struct reactor *reactor, bool wait)
 {
     struct uring *uring = uring_of(reactor);
@@ -195,10 +201,16 @@ static void uring_collect(struct reactor *reactor, bool wait)
         wait = false;
     if (wait)
         (void)io_uring_submit_and_wait(ring, 1); /* EINTR: as well */
-    else if (io_uring_sq_ready(ring) > 0 ||
-             (IO_URING_READ_ONCE(*ring->sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)))
+    else if (io_uring_sq_ready(ring) > 0 || needs_kernel(ring))
         (void)io_uring_submit_and_get_events(ring);
     reap(reactor);
+}
+
+static bool uring_peek(struct reactor *reactor)
+{
+    const struct io_uring *ring = &uring_of(reactor)->ring;
+
+    return io_uring_cq_ready(ring) > 0 || needs_kernel(ring);
 }
 
 static void uring_close(struct reactor *reactor)
@@ -214,6 +226,7 @@ static const struct reactor_backend uring_backend = {
     .submit = uring_submit,
     .cancel = uring_cancel,
     .collect = uring_collect,
+    .peek = uring_peek,
     .close = uring_close,
 };
 

@@ -15,6 +15,8 @@
 #include <string.h>
 
 #define NAME_MAX_BYTES 255u
+#define POLL_DEFAULT   50u /* microseconds */
+#define POLL_MAX       1000u
 
 enum field_type {
     FIELD_TEXT,   /* const char * */
@@ -54,6 +56,7 @@ static const struct field main_fields[] = {
     FIELD(settings, FIELD_SIZE, memory),
     FIELD(settings, FIELD_SIZE, reactors),
     FIELD(settings, FIELD_SIZE, workers),
+    FIELD(settings, FIELD_SIZE, poll),
     FIELD(settings, FIELD_FLAG, no_uring),
     FIELD(settings, FIELD_TEXT, user),
     FIELD(settings, FIELD_LIST, image_dirs),
@@ -286,6 +289,8 @@ static int check(const struct settings *settings, struct vdisk_error *error)
         return error_set(error, -EINVAL, "tls-any-client is about certificates, not about keys");
     if (settings->reactors > 64 || settings->workers > 256)
         return error_set(error, -EINVAL, "at most 64 reactors and 256 workers");
+    if (settings->poll > POLL_MAX)
+        return error_set(error, -EINVAL, "poll: at most %u microseconds", POLL_MAX);
     return 0;
 }
 
@@ -296,6 +301,7 @@ int settings_decode(json_t *root, struct settings **out, struct vdisk_error *err
 
     if (!settings)
         return error_set(error, -ENOMEM, "%s", vdisk_strerror(-ENOMEM));
+    settings->poll = POLL_DEFAULT;
     settings->root = json_incref(root);
     rc = take_object(root, main_fields, "the configuration", settings, error);
     if (rc == 0)

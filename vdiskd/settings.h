@@ -57,6 +57,7 @@ struct settings {
     bool tls_psk, tls_any_client, tls_required, insecure;
     const char *socket, *audit_log, *metrics, *user;
     uint64_t memory, reactors, workers;
+    uint64_t poll; /* microseconds */
     bool no_uring;
 };
 

@@ -19,7 +19,7 @@ struct given {
     struct option_list exports, groups, nbd, operators, viewers, image_dirs, socket_dirs;
     const char *default_export, *tls_dir, *socket, *audit_log, *metrics, *user;
     bool tls_psk, tls_any_client, tls_required, insecure, no_uring;
-    struct option_size memory, reactors, workers;
+    struct option_size memory, reactors, workers, poll;
     /* A vhost-user back end by the conventions of QEMU's docs/interop/vhost-user.rst. */
     const char *socket_path, *blk_file, *key_file, *passphrase_file, *identity;
     struct option_size fd;
@@ -245,6 +245,7 @@ static int build(const struct given *given, json_t *root, struct vdisk_error *er
     set_size(root, "memory", &given->memory);
     set_size(root, "reactors", &given->reactors);
     set_size(root, "workers", &given->workers);
+    set_size(root, "poll", &given->poll);
     set_flag(root, "no_uring", given->no_uring);
     set_text(root, "user", given->user);
     return rc;
@@ -281,6 +282,8 @@ static int parse(int argc, char **argv, struct given *given)
         {"reactors", OPTION_NUMBER, &given->reactors, "N", "threads that serve (1)"},
         {"workers", OPTION_NUMBER, &given->workers, "N",
          "threads that compute, for each of them (one a processor)"},
+        {"poll", OPTION_NUMBER, &given->poll, "N",
+         "microseconds to look for more before a thread sleeps (50); 0: none"},
         {"no-uring", OPTION_FLAG, &given->no_uring, NULL, "threads in place of io_uring"},
         {"user", OPTION_TEXT, &given->user, "NAME", "who to become, when root"},
         {"image-dir", OPTION_LIST, &given->image_dirs, "DIR",

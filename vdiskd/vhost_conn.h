@@ -49,6 +49,7 @@ struct vhost_queue {
     struct reactor_op poll; /* of kick */
     bool polling, wants_kicks, draining;
     struct reactor_hook hook;
+    struct reactor_watch watch;       /* of the ring, while it is empty and kicks are off */
     struct vhost_inflight_lost *lost; /* requests to do again, from lost_at on */
     unsigned lost_at, lost_count;
     struct vhost_op *finished, **finished_tail;

@@ -5,9 +5,10 @@
  * Invariants:
  * - Only the hook touches the ring while it runs: it gives back first, then fetches; so all that
  *   ended since the last round is published together, with one call.
- * - Kicks are off from the first fetch of a round until the ring was found empty after they were
- *   asked for again. A queue that stopped for any other reason has somebody who kicks its hook: the
- *   round itself (its share is used up), or who makes room (starving).
+ * - Kicks are off from the first fetch on until the thread goes to sleep; meanwhile a ring that was
+ *   found empty is watched. A queue that stopped for any other reason has somebody who kicks its
+ *   hook: the round itself (its share is used up), or who makes room (starving).
+ * - Only a started ring that is in memory is watched.
  */
 #include "vhost_conn.h"
 
@@ -39,6 +40,7 @@ void vhost_queue_give_up(struct vhost_queue *queue, const char *reason)
     if (queue->given_up)
         return;
     queue->given_up = true;
+    reactor_watch_end(&queue->watch);
     signal_event(queue->err);
     vhost_conn_event(queue->conn, VHOST_EVENT_FAILED, reason);
 }
@@ -176,10 +178,32 @@ static void fetch(struct vhost_queue *queue)
         vhost_op_release(op);
         if (result < 0)
             vhost_queue_give_up(queue, "a descriptor chain breaks the rules");
-        if (result < 0 || queue->draining || !vring_want_kicks(&queue->ring, memory))
-            return;
+        else if (!queue->draining)
+            reactor_watch_begin(queue->conn->reactor, &queue->watch);
+        return;
     }
     kick_hook(queue);
+}
+
+static struct vhost_queue *watched(struct reactor_watch *watch)
+{
+    return (struct vhost_queue *)((char *)watch - offsetof(struct vhost_queue, watch));
+}
+
+static void look(struct reactor_watch *watch)
+{
+    struct vhost_queue *queue = watched(watch);
+
+    if (vring_has_more(&queue->ring))
+        kick_hook(queue);
+}
+
+static void fall_asleep(struct reactor_watch *watch)
+{
+    struct vhost_queue *queue = watched(watch);
+
+    if (vring_want_kicks(&queue->ring, &queue->conn->memory))
+        kick_hook(queue);
 }
 
 static void run(struct reactor_hook *hook)
@@ -188,6 +212,7 @@ static void run(struct reactor_hook *hook)
         (struct vhost_queue *)((char *)hook - offsetof(struct vhost_queue, hook));
     bool goes_on = queue->started && !queue->given_up && !queue->conn->ending;
 
+    reactor_watch_end(&queue->watch);
     give_back(queue);
     if (goes_on && !queue->given_up && (queue->draining ? has_lost(queue) : is_enabled(queue)))
         fetch(queue);
@@ -289,6 +314,8 @@ void vhost_queue_init(struct vhost_queue *queue, struct vhost_conn *conn)
     queue->conn = conn;
     queue->kick = queue->call = queue->err = -1;
     queue->hook.run = run;
+    queue->watch.look = look;
+    queue->watch.sleep = fall_asleep;
     queue->finished_tail = &queue->finished;
 }
 
@@ -361,6 +388,7 @@ void vhost_queue_stop(struct vhost_queue *queue)
         task_park(&queue->conn->reader);
     drop_kick(queue);
     reactor_unkick(queue->conn->reactor, &queue->hook);
+    reactor_watch_end(&queue->watch);
     replace(&queue->call, -1);
     if (queue->started && queue->resolved)
         queue->base = vring_base(&queue->ring);

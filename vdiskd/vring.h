@@ -93,6 +93,8 @@ void vring_put(struct virtqueue *ring, struct vhost_memory *memory, uint16_t hea
 void vring_publish(struct virtqueue *ring, struct vhost_memory *memory);
 /* Once after a round of these: does the driver want to be called? */
 bool vring_should_call(struct virtqueue *ring);
+/* Whether there is more to fetch. */
+bool vring_has_more(const struct virtqueue *ring);
 /* Asks for kicks from now on. True: there is more to fetch already, so that a kick may not come. */
 bool vring_want_kicks(struct virtqueue *ring, struct vhost_memory *memory);
 /* No kicks are needed for now. */

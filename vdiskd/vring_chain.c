@@ -267,12 +267,17 @@ static void set_kicks(struct virtqueue *ring, struct vhost_memory *memory, bool 
         vring_split_kicks(ring, memory, wanted);
 }
 
+bool vring_has_more(const struct virtqueue *ring)
+{
+    return ring->config.packed ? vring_packed_is_available(ring, ring->next_avail, ring->avail_wrap)
+                               : vring_split_pending(ring);
+}
+
 bool vring_want_kicks(struct virtqueue *ring, struct vhost_memory *memory)
 {
     set_kicks(ring, memory, true);
     __sync_synchronize();
-    return ring->config.packed ? vring_packed_is_available(ring, ring->next_avail, ring->avail_wrap)
-                               : vring_split_pending(ring);
+    return vring_has_more(ring);
 }
 
 void vring_no_kicks(struct virtqueue *ring, struct vhost_memory *memory)
