@@ -45,3 +45,25 @@ chmod 644 other
 fails 1 'chmod 600' 'a key for all to read is refused' vdisk audit verify a.log --key-file other
 fails 1 'key' 'no key at all' vdisk audit verify b.log
 fails 2 'hex' 'a head that is none' vdisk audit verify a.log --head abc
+
+# A log that goes on from the one before: its first line has the next number and the head of that.
+python3 - <<'PYTHON'
+import hashlib
+key, head, lines = open("a.log.key", "rb").read(), bytes.fromhex(open("head").read()), []
+for number in (6, 7):
+    body = b'{"sequence":%d,"time":"2026-02-01T12:00:00.000000Z","event":"log-continued"' % number
+    if number == 6:
+        body += b',"before":"' + head.hex().encode() + b'"'
+    head = hashlib.blake2b(head + body, key=key, digest_size=32).digest()
+    lines.append(body + b',"hash":"' + head.hex().encode() + b'"}\n')
+open("next.log", "wb").write(b"".join(lines))
+PYTHON
+t 'a log that continues another is good' vdisk audit verify next.log --key-file elsewhere --start "$head"
+json 'it says which' "d['continues'] == '$head' and d['lines'] == 2" \
+    vdisk audit verify next.log --key-file elsewhere --json
+fails 3 'continue' 'one that continues yet another is found' \
+    vdisk audit verify next.log --key-file elsewhere --start "${head//[0-7]/8}"
+fails 3 'continue' 'and one that continues none' vdisk audit verify a.log --key-file elsewhere --start "$head"
+sed 1d next.log >b.log
+fails 3 'line 1' 'its first line is not to be missing' vdisk audit verify b.log --key-file elsewhere
+fails 2 'hex' 'a start that is none' vdisk audit verify a.log --start abc

@@ -29,7 +29,7 @@ size() { nbdinfo --size "$(uri "$1")"; }
 
 # ---- images with keys of each kind, and a configuration file ----
 
-mkdir run images images/later
+mkdir run images images/later log
 printf 'correct horse\n' >words
 vdisk key generate pair 2>.err
 vdisk create images/file.vdk --size 16M
@@ -50,7 +50,7 @@ configure() { # EXPORT...: further objects of the file's list of exports
     "groups": {"guests": {"read_bytes": {"rate": 1073741824, "burst": 33554432}}},
     "nbd": ["unix:$PWD/nbd"],
     "socket": "$PWD/run/control/s",
-    "audit_log": "$PWD/audit",
+    "audit_log": "$PWD/log/audit",
     "metrics": "unix:$PWD/run/metrics",
     "memory": "64M",
     "image_dirs": ["$PWD/images"]
@@ -100,6 +100,20 @@ configure "${pair/pair.vdk/none.vdk}"
 fails 1 'pair.*no such file' 'a reload that half works says so' ctl reload
 configure "$pair"
 t 'and can be repeated' ctl reload
+
+# ---- the audit log is moved away ----
+
+mv log/audit log/audit.1
+t 'a reload begins a new one' ctl reload
+t 'the old one is good' vdisk audit verify log/audit.1 --key-file log/audit.key
+head=$(tail -n 1 .out)
+t 'the new one goes on from it' vdisk audit verify log/audit --start "$head"
+is 'and has what came since' "$(grep -c '"event":"reload"' log/audit)" 1
+mv log/audit log/audit.2
+kill -HUP "$server"
+t 'SIGHUP does the same' said '"event":"reload"' log/audit
+t 'it is good as well' vdisk audit verify log/audit.2 --key-file log/audit.key --start "$head"
+head=$(tail -n 1 .out)
 
 # ---- management while a client is connected ----
 
@@ -197,7 +211,7 @@ for image in file words pair later; do
     [ $image = pair ] && key=(--identity pair)
     t "image $image is good" vdisk check "images/$image.vdk" "${key[@]}"
 done
-t 'the audit log is good' vdisk audit verify audit
+t 'the audit log is good' vdisk audit verify log/audit --start "$head"
 
 t 'it comes up again' up vdiskd --config vdiskd.json --export "file2=images/later.vdk,key-file=key" \
     --memory 32M --metrics tcp:127.0.0.1:0

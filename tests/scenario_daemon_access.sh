@@ -91,6 +91,14 @@ else
 fi
 if size none >.out 2>.err; then not_ok 'no such export'; else ok 'no such export'; fi
 fails 1 'no export' 'a command that fails' ctl checkpoint none
+t 'a reload has nothing to do' ctl reload
+mv audit audit.away
+if grep -q no-landlock .server; then
+    skip 'no new audit log where other things lie' 'this kernel has no Landlock'
+else
+    fails 1 'folder of its own' 'no new audit log where other things lie' ctl reload
+fi
+mv audit.away audit
 fails 4 'key' 'a key that is wrong' ctl export-add c images/a.vdk --key-file tls/keys.psk
 down 'it ends'
 

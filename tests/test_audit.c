@@ -393,6 +393,50 @@ static void test_a_log_that_was_altered_is_not_continued(void **state)
     assert_null(audit);
 }
 
+static void test_a_log_that_was_moved_away_goes_on_in_a_new_file(void **state)
+{
+    struct auditlog_result result;
+    struct vdisk_error error;
+    struct audit *audit = open_log();
+    uint8_t head[AUDITLOG_HASH_BYTES];
+    char moved[300];
+    struct log log;
+
+    (void)state;
+    snprintf(moved, sizeof(moved), "%s.1", log_path);
+    record(audit, "one", 0);
+    record(audit, "two", 0);
+    assert_int_equal(audit_reopen(audit, &error), 0);
+    expect_good(2); /* it is where it was */
+    scan(NULL, &result, head);
+    assert_int_equal(rename(log_path, moved), 0);
+    store("x", 1); /* of somebody else */
+    assert_int_equal(audit_reopen(audit, &error), -EEXIST);
+    assert_int_equal(unlink(log_path), 0);
+    assert_int_equal(audit_reopen(audit, &error), 0);
+    record(audit, "three", 0);
+    audit_close(audit);
+    audit = open_log(); /* the next daemon goes on with it, too */
+    record(audit, "four", 0);
+    audit_close(audit);
+    scan(NULL, &result, NULL);
+    assert_int_equal(result.damaged_line, 0);
+    assert_int_equal(result.lines, 3);
+    assert_true(result.is_continued);
+    assert_memory_equal(result.before, head, sizeof(head));
+    load(&log);
+    assert_memory_equal(log.bytes, "{\"sequence\":3,", 14);
+    /* No line but the first may be missing before it. */
+    char *second = (char *)memchr(log.bytes, '\n', log.length) + 1;
+    assert_true(is_damaged(second, log.length - (size_t)(second - log.bytes)));
+    /* What it continues, and the number, are bound by the hash. */
+    char *before = memmem(log.bytes, log.length, "\"before\":\"", 10);
+    assert_non_null(before);
+    before[10] = before[10] == 'a' ? 'b' : 'a';
+    assert_true(is_damaged(log.bytes, log.length));
+    unlink(moved);
+}
+
 static void test_the_key_is_private_and_of_its_size(void **state)
 {
     struct vdisk_error error;
@@ -492,6 +536,8 @@ int main(void)
                                         fresh, cleanup),
         cmocka_unit_test_setup_teardown(test_a_crash_twice_is_two_pieces, fresh, cleanup),
         cmocka_unit_test_setup_teardown(test_a_log_that_was_altered_is_not_continued, fresh,
+                                        cleanup),
+        cmocka_unit_test_setup_teardown(test_a_log_that_was_moved_away_goes_on_in_a_new_file, fresh,
                                         cleanup),
         cmocka_unit_test_setup_teardown(test_the_key_is_private_and_of_its_size, fresh, cleanup),
         cmocka_unit_test_setup_teardown(test_integrity_errors_do_not_flood_the_log, fresh, cleanup),

@@ -22,6 +22,7 @@
 #define HASH_LABEL   ",\"hash\":\""
 #define LABEL_CHARS  (sizeof(HASH_LABEL) - 1)
 #define SEAL_CHARS   (LABEL_CHARS + AUDITLOG_HEX_CHARS + 3) /* and `"}` and a newline */
+#define BEFORE_LABEL ",\"before\":\""
 #define BUFFER_BYTES (4 * (size_t)AUDITLOG_LINE_MAX)
 
 void auditlog_hex(char text[AUDITLOG_HEX_CHARS + 1], const uint8_t hash[AUDITLOG_HASH_BYTES])
@@ -130,6 +131,14 @@ void auditlog_number(struct auditlog_line *line, const char *name, int64_t value
         put(line, ",\"%s\":%" PRId64, name, value);
 }
 
+void auditlog_before(struct auditlog_line *line, const struct auditlog_chain *chain)
+{
+    char hex[AUDITLOG_HEX_CHARS + 1];
+
+    auditlog_hex(hex, chain->head);
+    put(line, BEFORE_LABEL "%s\"", hex);
+}
+
 void auditlog_end(struct auditlog_line *line, struct auditlog_chain *chain, const void *torn,
                   size_t torn_length)
 {
@@ -212,6 +221,23 @@ static const char *take_line(struct auditlog_chain *chain, const char *text, siz
     return NULL;
 }
 
+/* Where the chain is before the first line, by its own words, which its hash covers. A value has no
+ * bare quote in it, so that the label is found in its place only. */
+static bool take_before(struct auditlog_chain *chain, const char *text, size_t length)
+{
+    const char *label = memmem(text, length, BEFORE_LABEL, sizeof(BEFORE_LABEL) - 1);
+    const char *hex = label ? label + sizeof(BEFORE_LABEL) - 1 : NULL;
+    uint64_t number = 0;
+
+    if (!hex || (size_t)(text + length - hex) < AUDITLOG_HEX_CHARS || length < 32 ||
+        !auditlog_from_hex(hex, AUDITLOG_HEX_CHARS, chain->head))
+        return false;
+    for (const char *at = text + sizeof("{\"sequence\":") - 1; *at >= '0' && *at <= '9'; at++)
+        number = number * 10 + (unsigned)(*at - '0');
+    chain->sequence = number - 1;
+    return true;
+}
+
 struct scan {
     struct auditlog_chain *chain;
     struct auditlog_result *result;
@@ -254,6 +280,10 @@ static bool take_piece(struct scan *scan, const char *text, size_t length, bool 
     struct auditlog_result *result = scan->result;
     const void *torn = scan->torn_line ? scan->torn : NULL;
     struct auditlog_chain trial = *scan->chain;
+    bool is_continued = scan->number == 0 && take_before(&trial, text, length);
+    uint8_t before[AUDITLOG_HASH_BYTES];
+
+    memcpy(before, trial.head, sizeof(before));
     const char *damage = take_line(&trial, text, length, torn, scan->torn_length);
 
     scan->number++;
@@ -263,6 +293,10 @@ static bool take_piece(struct scan *scan, const char *text, size_t length, bool 
             keep_torn(scan, text, length, has_newline ? damage : "it is cut short") && !has_newline;
         sodium_memzero(&trial, sizeof(trial));
         return has_newline && scan->torn_length < BUFFER_BYTES / 2;
+    }
+    if (is_continued) {
+        result->is_continued = true;
+        memcpy(result->before, before, sizeof(before));
     }
     *scan->chain = trial;
     sodium_memzero(&trial, sizeof(trial));

@@ -10,6 +10,9 @@
  * altered, removed, inserted or moved; that lines are missing at the end shows when the hash of a
  * later line (the head) was noted elsewhere.
  *
+ * A log that was moved away goes on in a new file: there the first line has the next number, and
+ * `"before":"64 hex digits"`, the hash of the last line of the file before.
+ *
  * Torn text is what a crash left of a line. It stays where it is, ended by a newline, and the next
  * line's hash covers it.
  */
@@ -47,6 +50,8 @@ void auditlog_begin(struct auditlog_line *line, const struct auditlog_chain *cha
                     int64_t nanoseconds);
 /* The value escaped and cut to AUDITLOG_VALUE_MAX; NULL is left out. `name` needs no escapes. */
 void auditlog_string(struct auditlog_line *line, const char *name, const char *value);
+/* Makes the line one that may be the first of a new file. */
+void auditlog_before(struct auditlog_line *line, const struct auditlog_chain *chain);
 void auditlog_number(struct auditlog_line *line, const char *name, int64_t value);
 /* Ends the line with its hash and a newline, and moves the chain on. `torn` (may be NULL) is the
  * torn text before it, without its newline. */
@@ -56,12 +61,14 @@ void auditlog_end(struct auditlog_line *line, struct auditlog_chain *chain, cons
 /* ---- reading ---- */
 
 struct auditlog_result {
-    uint64_t lines;        /* that are good, from the start */
-    uint64_t bytes;        /* that they take, with torn text between them */
-    uint64_t torn;         /* pieces of torn text between them */
-    uint64_t damaged_line; /* the first that is not good, from 1; 0: all are */
-    const char *damage;    /* what is wrong with it */
-    bool has_wanted;       /* a line with the hash `wanted` is there */
+    uint64_t lines;                      /* that are good, from the start */
+    uint64_t bytes;                      /* that they take, with torn text between them */
+    uint64_t torn;                       /* pieces of torn text between them */
+    uint64_t damaged_line;               /* the first that is not good, from 1; 0: all are */
+    const char *damage;                  /* what is wrong with it */
+    bool is_continued;                   /* the first line says that another file was before */
+    uint8_t before[AUDITLOG_HASH_BYTES]; /* the hash of that one's last line; else zeros */
+    bool has_wanted;                     /* a line with the hash `wanted` is there */
     /* After the good lines there is only what crashes leave: little, without a newline at its end.
      */
     bool is_cut_short;

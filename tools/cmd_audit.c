@@ -17,15 +17,24 @@
 #include <unistd.h>
 
 struct verify {
-    const char *key_file, *head;
+    const char *key_file, *head, *start;
     bool as_json, quiet;
-    bool has_wanted;
+    bool has_wanted, has_start;
+    uint8_t before[AUDITLOG_HASH_BYTES]; /* --start */
     uint8_t wanted[AUDITLOG_HASH_BYTES];
 };
 
+/* The log that --start names, if there is one. */
+static bool continues_it(const struct verify *verify, const struct auditlog_result *result)
+{
+    return !verify->has_start || (result->is_continued && memcmp(result->before, verify->before,
+                                                                 sizeof(verify->before)) == 0);
+}
+
 static bool is_good(const struct verify *verify, const struct auditlog_result *result)
 {
-    return result->damaged_line == 0 && (!verify->has_wanted || result->has_wanted);
+    return result->damaged_line == 0 && (!verify->has_wanted || result->has_wanted) &&
+           continues_it(verify, result);
 }
 
 static void print_json(const struct verify *verify, const struct auditlog_result *result,
@@ -38,6 +47,8 @@ static void print_json(const struct verify *verify, const struct auditlog_result
     json_bool(&json, "good", is_good(verify, result));
     json_number(&json, "lines", result->lines);
     json_number(&json, "torn", result->torn);
+    if (result->is_continued)
+        json_hex(&json, "continues", result->before, sizeof(result->before));
     json_hex(&json, "head", chain->head, sizeof(chain->head));
     if (verify->has_wanted)
         json_bool(&json, "head_found", result->has_wanted);
@@ -59,11 +70,17 @@ static int conclude(const struct verify *verify, const char *path,
     if (result->damaged_line)
         return report_text(path, VDISK_E_DAMAGED, "line %llu: %s",
                            (unsigned long long)result->damaged_line, result->damage);
+    if (!continues_it(verify, result))
+        return report_text(path, VDISK_E_DAMAGED,
+                           "it does not continue the log whose last hash is that of --start");
     if (verify->has_wanted && !result->has_wanted)
         return report_text(path, VDISK_E_DAMAGED,
                            "no line has the hash of --head: lines are missing at the end, or it "
                            "is of another log");
     if (!verify->as_json) {
+        auditlog_hex(hex, result->before);
+        if (!verify->quiet && result->is_continued)
+            printf("it continues a log with the head\n%s\n", hex);
         auditlog_hex(hex, chain->head);
         if (!verify->quiet)
             printf("%llu lines are good; the head is\n", (unsigned long long)result->lines);
@@ -101,6 +118,8 @@ static int verify_command(int argc, char **argv)
         {"key-file", OPTION_TEXT, &verify.key_file, "FILE", "the log's key (LOG.key)"},
         {"head", OPTION_TEXT, &verify.head, "HASH",
          "the head that was noted: a log without that line was cut"},
+        {"start", OPTION_TEXT, &verify.start, "HASH",
+         "the head of the log that this one must continue"},
         OPTION_JSON(&verify.as_json),
         OPTION_QUIET(&verify.quiet),
         {.kind = OPTION_END},
@@ -111,7 +130,8 @@ static int verify_command(int argc, char **argv)
         .about =
             "Finds lines of vdiskd's audit log that were altered, removed, moved or inserted,\n"
             "and prints the hash of its last line. Note that elsewhere: with --head it also\n"
-            "shows when lines at the end are missing.",
+            "shows when lines at the end are missing. Of a log that was moved away, the head\n"
+            "is the --start of the one that goes on from it.",
         .min = 1,
         .max = 1,
         .groups = {own},
@@ -124,6 +144,9 @@ static int verify_command(int argc, char **argv)
     verify.has_wanted = verify.head != NULL;
     if (verify.head && !auditlog_from_hex(verify.head, strlen(verify.head), verify.wanted))
         return report_usage(usage.command, "--head %s: not 64 hex digits", verify.head);
+    verify.has_start = verify.start != NULL;
+    if (verify.start && !auditlog_from_hex(verify.start, strlen(verify.start), verify.before))
+        return report_usage(usage.command, "--start %s: not 64 hex digits", verify.start);
     return verify_log(&verify, operands[0]);
 }
 

@@ -10,6 +10,7 @@
 #include "auditlog.h"
 #include "report.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -38,6 +39,7 @@ struct audit {
     pthread_mutex_t lock; /* over all that follows */
     int fd;
     uint64_t length; /* of the file */
+    char *path;
     struct auditlog_chain chain;
     struct auditlog_line line;
     struct counter *counters;
@@ -194,13 +196,19 @@ void audit_integrity(struct audit *audit, const char *export, const char *image,
 
 /* ---- opening and closing ---- */
 
+static const char *folder_of(const char *path, char folder[PATH_MAX])
+{
+    const char *slash = strrchr(path, '/');
+
+    snprintf(folder, PATH_MAX, "%.*s", slash ? (int)(slash - path + 1) : 1, slash ? path : ".");
+    return folder;
+}
+
 static void sync_folder_of(const char *path)
 {
     char folder[PATH_MAX];
-    const char *slash = strrchr(path, '/');
 
-    snprintf(folder, sizeof(folder), "%.*s", slash ? (int)(slash - path + 1) : 1,
-             slash ? path : ".");
+    folder_of(path, folder);
     int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd >= 0) {
         (void)fsync(fd);
@@ -324,7 +332,12 @@ int audit_open(const char *path, const char *key_path, struct audit **out,
     if (!audit)
         return error_set(error, -ENOMEM, "%s", vdisk_strerror(-ENOMEM));
     pthread_mutex_init(&audit->lock, NULL);
+    audit->path = strdup(path);
     audit->fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
+    if (!audit->path) {
+        rc = error_set(error, -ENOMEM, "%s", vdisk_strerror(-ENOMEM));
+        goto fail;
+    }
     if (audit->fd < 0) {
         rc = error_set(error, -errno, "the audit log %s cannot be opened: %s", path,
                        vdisk_strerror(-errno));
@@ -351,6 +364,99 @@ fail:
     return rc;
 }
 
+/* ---- another file ---- */
+
+bool audit_has_own_folder(const char *path)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    char folder[PATH_MAX];
+    DIR *entries = opendir(folder_of(path, folder));
+    bool is_own = entries;
+
+    for (struct dirent *entry; is_own && (entry = readdir(entries));) {
+        struct stat status;
+
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+            continue;
+        is_own = strncmp(entry->d_name, name, strlen(name)) == 0 &&
+                 fstatat(dirfd(entries), entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0 &&
+                 S_ISREG(status.st_mode);
+    }
+    if (entries)
+        closedir(entries);
+    return is_own;
+}
+
+/* An empty file at the path, which may be made: a descriptor, or -errno. */
+static int open_next(const char *path)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
+    struct stat status;
+    int rc = fd < 0 || fstat(fd, &status) ? -errno : 0;
+
+    if (rc == 0 && (!S_ISREG(status.st_mode) || status.st_size > 0))
+        rc = -EEXIST;
+    if (rc == 0 && flock(fd, LOCK_EX | LOCK_NB))
+        rc = -errno;
+    if (rc && fd >= 0)
+        close(fd);
+    return rc ? rc : fd;
+}
+
+/* With the lock held: the chain goes on in `fd`, which is taken over; not after an error. */
+static int go_on_in(struct audit *audit, int fd)
+{
+    int old_fd = audit->fd, rc;
+    uint64_t old_length = audit->length;
+    struct auditlog_chain before = audit->chain;
+
+    audit->fd = fd;
+    audit->length = 0;
+    auditlog_begin(&audit->line, &audit->chain, wall_clock());
+    auditlog_string(&audit->line, "event", "log-continued");
+    auditlog_before(&audit->line, &audit->chain);
+    rc = put_line(audit, NULL, 0, true);
+    if (rc) {
+        (void)!ftruncate(fd, 0);
+        close(fd);
+        audit->fd = old_fd;
+        audit->length = old_length;
+        audit->chain = before;
+    } else {
+        sync_folder_of(audit->path);
+        (void)fdatasync(old_fd);
+        close(old_fd);
+    }
+    sodium_memzero(&before, sizeof(before));
+    return rc;
+}
+
+int audit_reopen(struct audit *audit, struct vdisk_error *error)
+{
+    struct stat open_file, at_path;
+    int fd, rc = 0;
+
+    if (!audit)
+        return 0;
+    pthread_mutex_lock(&audit->lock);
+    if (fstat(audit->fd, &open_file)) {
+        rc = -errno;
+    } else if (stat(audit->path, &at_path) || at_path.st_ino != open_file.st_ino ||
+               at_path.st_dev != open_file.st_dev) {
+        fd = open_next(audit->path);
+        rc = fd < 0 ? fd : go_on_in(audit, fd);
+    }
+    pthread_mutex_unlock(&audit->lock);
+    if (rc == -EACCES)
+        return error_set(error, rc,
+                         "the audit log %s cannot be begun anew: the daemon's user must be allowed "
+                         "to, and it must have had a folder of its own when the daemon started",
+                         audit->path);
+    return rc ? error_set(error, rc, "the audit log %s cannot be begun anew: %s", audit->path,
+                          vdisk_strerror(rc))
+              : 0;
+}
+
 void audit_close(struct audit *audit)
 {
     if (!audit)
@@ -367,6 +473,7 @@ void audit_close(struct audit *audit)
         close(audit->fd);
     }
     pthread_mutex_destroy(&audit->lock);
+    free(audit->path);
     sodium_memzero(audit, sizeof(*audit));
     free(audit);
 }

@@ -47,6 +47,14 @@ struct audit_event {
  */
 int audit_open(const char *path, const char *key_path, struct audit **out,
                struct vdisk_error *error);
+/*
+ * When the file has been moved away, makes a new one at the same path, in which the chain goes on;
+ * its first line has the hash of the last one of the old. -errno, also when there is another file
+ * that is not empty: then the old one is still written to.
+ */
+int audit_reopen(struct audit *audit, struct vdisk_error *error);
+/* Whether the log's folder is its own: nothing in it but files whose names begin with the log's. */
+bool audit_has_own_folder(const char *path);
 /* Records what is still counted. NULL is allowed. */
 void audit_close(struct audit *audit);
 

@@ -119,6 +119,9 @@ int confine_privileges(struct vdisk_error *error)
 
 static uint64_t rights_at(const struct confine_path *path)
 {
+    if (path->only_logs)
+        return LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_WRITE_FILE |
+               LANDLOCK_ACCESS_FS_READ_DIR;
     if (path->only_remove)
         return LANDLOCK_ACCESS_FS_REMOVE_FILE;
     if (path->only_socket)

@@ -37,6 +37,7 @@ struct confine_path {
     const char *path; /* a folder, or a file */
     bool may_write;   /* also make, rename and remove files in it */
     bool only_remove; /* files and sockets in it, and nothing else */
+    bool only_logs;   /* files are made and written in it, and none is read */
     bool only_socket; /* sockets are made and removed in it, and nothing else */
 };
 

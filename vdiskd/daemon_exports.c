@@ -246,18 +246,14 @@ static void apply(struct daemon *daemon, const struct settings *new, struct vdis
     }
 }
 
-int daemon_reload(struct daemon *daemon, struct vdisk_error *error)
+static int read_again(struct daemon *daemon, struct vdisk_error *error)
 {
     struct reading reading = {.start = daemon->start, .error = error};
     struct settings *old = daemon->settings;
     int rc;
 
     if (!daemon->start->config)
-        return error_set(error, -EOPNOTSUPP, "there is no configuration file");
-    if (daemon->is_reloading || daemon->is_ending)
-        return error_set(error, -EBUSY, "it is being done already");
-    daemon->is_reloading = true;
-    notify_reloading();
+        return daemon->audit ? 0 : error_set(error, -EOPNOTSUPP, "there is no configuration file");
     error->code = 0;
     rc = apart_call(read_settings, &reading);
     if (rc == 0) {
@@ -265,6 +261,24 @@ int daemon_reload(struct daemon *daemon, struct vdisk_error *error)
         daemon->settings = reading.settings;
         settings_free(old);
         rc = error->code;
+    }
+    return rc;
+}
+
+int daemon_reload(struct daemon *daemon, struct vdisk_error *error)
+{
+    struct vdisk_error log_error = {.code = 0};
+    int log_rc, rc;
+
+    if (daemon->is_reloading || daemon->is_ending)
+        return error_set(error, -EBUSY, "it is being done already");
+    daemon->is_reloading = true;
+    notify_reloading();
+    log_rc = audit_reopen(daemon->audit, &log_error);
+    rc = read_again(daemon, error);
+    if (log_rc && rc == 0) {
+        *error = log_error;
+        rc = log_rc;
     }
     daemon->is_reloading = false;
     notify_send("READY=1");

@@ -379,6 +379,12 @@ static void collect_paths(const struct daemon *daemon, struct paths *paths)
     }
     if (daemon->start->config)
         add_folder(paths, daemon->start->config, false);
+    /* For a new one when it has been moved away. */
+    if (settings->audit_log && audit_has_own_folder(settings->audit_log)) {
+        add_folder(paths, settings->audit_log, false);
+        if (paths->count > 0)
+            paths->path[paths->count - 1].only_logs = true;
+    }
     if (settings->tls_dir)
         add_path(paths, NULL, settings->tls_dir, false);
     for (unsigned i = 0; i < daemon->local.count; i++)
