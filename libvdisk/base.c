@@ -73,7 +73,7 @@ int vd_base_open(struct vdisk_image *image, const char *overlay_path, const char
     }
     if (r)
         goto out;
-    struct vdisk_image *base = vd_image_new(io, image->loop.workers, image, 0);
+    struct vdisk_image *base = vd_image_new(io, image->loop.workers, image, image->cache_bytes);
     if (!base) {
         io->ops->close(io);
         r = -ENOMEM;
@@ -82,6 +82,7 @@ int vd_base_open(struct vdisk_image *image, const char *overlay_path, const char
     base->read_only = true;
     base->opener = image->opener;
     image->base = base;
+    vd_cache_limit(image, image->cache_bytes);
     r = vd_image_load(base, NULL, want->volume_key, path, NULL);
     if (!r && want->snapshot[0])
         r = vd_snapshot_open(base, want->snapshot, &image->base_snapshot);

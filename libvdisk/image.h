@@ -98,6 +98,7 @@ struct vdisk_image {
     struct vd_codec *codecs; /* idle ones */
     struct vd_pool pool;
 
+    size_t cache_bytes; /* for it and its bases */
     struct vdisk_image *base;
     struct vdisk_snapshot *base_snapshot;
     unsigned depth; /* images above this one in a chain */

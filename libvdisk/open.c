@@ -17,6 +17,33 @@
 
 /* --- memory --- */
 
+void vd_cache_limit(struct vdisk_image *image, size_t bytes)
+{
+    size_t own = image->base ? bytes / 2 : bytes;
+    size_t nodes = own / 4 * 3;
+
+    image->cache_bytes = bytes;
+    if (nodes != image->cache.limit) {
+        struct vd_cluster_cache *clusters = NULL;
+
+        image->cache.limit = nodes;
+        vd_cache_trim(image);
+        if (image->clusters)
+            clusters = vd_clusters_new(nodes / 3, vd_cluster_bytes(image));
+        if (clusters) { /* without memory for it, the old one does */
+            vd_clusters_free(image->clusters);
+            image->clusters = clusters;
+        }
+    }
+    if (image->base)
+        vd_cache_limit(image->base, bytes - own);
+}
+
+void vdisk_set_cache(struct vdisk_image *image, size_t bytes)
+{
+    vd_cache_limit(image, bytes);
+}
+
 struct vdisk_image *vd_image_new(struct vdisk_io *io, struct vdisk_workers *workers,
                                  struct vdisk_image *above, size_t cache_bytes)
 {
@@ -30,8 +57,7 @@ struct vdisk_image *vd_image_new(struct vdisk_io *io, struct vdisk_workers *work
         image->depth = above->depth + 1;
     }
     image->slot_used = -1;
-    cache_bytes = cache_bytes ? cache_bytes : VD_DEFAULT_CACHE_BYTES;
-    image->cache.limit = cache_bytes / 4 * 3;
+    vd_cache_limit(image, cache_bytes ? cache_bytes : VD_DEFAULT_CACHE_BYTES);
     image->master = vdisk_secret_alloc(sizeof(*image->master));
     image->volume_key = vdisk_secret_alloc(VD_KEY_BYTES);
     image->super = vdisk_secret_alloc(sizeof(*image->super));

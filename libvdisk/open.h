@@ -19,6 +19,8 @@ struct vdisk_unlocked { /* in locked memory */
  * whose loop it shares (a base), or NULL. NULL without memory. */
 struct vdisk_image *vd_image_new(struct vdisk_io *io, struct vdisk_workers *workers,
                                  struct vdisk_image *above, size_t cache_bytes);
+/* Of the image and its bases: one that has a base leaves it half. */
+void vd_cache_limit(struct vdisk_image *image, size_t bytes);
 /* Frees everything without writing. NULL is allowed. */
 void vd_image_free(struct vdisk_image *image);
 

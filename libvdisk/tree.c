@@ -177,6 +177,13 @@ void vd_node_unpin(struct vd_node *node)
     struct vd_node_cache *cache = &node->tree->image->cache;
     charge(node);
     list_newest(cache, node);
+    vd_cache_trim(node->tree->image);
+}
+
+void vd_cache_trim(struct vdisk_image *image)
+{
+    struct vd_node_cache *cache = &image->cache;
+
     while (cache->bytes > cache->limit && cache->oldest)
         evict(cache->oldest); /* NOLINT(clang-analyzer-unix.Malloc): it takes itself off the list */
 }

@@ -110,6 +110,8 @@ int vd_node_prepare(struct vd_node *node);
 /* What the parent should say of the free space below (SPEC.md 11). */
 uint8_t vd_node_hint(const struct vd_node *node);
 /* Evicts all that can be. */
+/* Down to its limit, but for what is in use. */
+void vd_cache_trim(struct vdisk_image *image);
 void vd_cache_drop(struct vdisk_image *image);
 
 /* Reads and verifies one node's bytes without decoding. `bytes` is 4096-aligned, ref->blocks

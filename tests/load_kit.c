@@ -53,7 +53,8 @@ static int add(struct serving *serving, unsigned i)
     struct export_options options = {.name = name,
                                      .path = path,
                                      .group = serving->server->in_group ? "group" : NULL,
-                                     .cache_bytes = MIB};
+                                     .when_failing =
+                                         serving->server->waits ? EXPORT_WAIT : EXPORT_REPORT};
     struct vdisk_unlocked *unlocked;
     struct vdisk_error error;
     int result;

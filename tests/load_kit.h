@@ -19,9 +19,9 @@
 
 struct load_server {
     unsigned exports, connections_max;
-    unsigned reactors;   /* 0: two */
-    size_t memory_bytes; /* 0: the default */
-    bool no_uring, in_group;
+    unsigned reactors;              /* 0: two */
+    size_t memory_bytes;            /* 0: the default */
+    bool no_uring, in_group, waits; /* waits: when the disk fails, so changes are kept */
     pid_t pid;
     int orders, answers;
 };

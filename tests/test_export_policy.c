@@ -638,6 +638,39 @@ static void test_what_is_kept_is_bounded(void **state)
     image_is_sound();
 }
 
+static void keep_one_that_is_too_long(void)
+{
+    struct waiting waiting;
+    static uint8_t big[4 * MIB];
+
+    serve(EXPORT_REPORT, EXPORT_WAIT);
+    export_keep_limit(export, MIB);
+    for (unsigned i = 0; i < 3; i++) {
+        begin(&waiting, VDISK_WRITE, i * sizeof(big), big, sizeof(big));
+        assert_int_equal(end(&waiting), 0);
+        for (unsigned tries = 0; tries < 500 && export->keeper.bytes > 0; tries++)
+            task_sleep(10 * MS); /* nobody asks for a flush */
+        assert_int_equal(export->keeper.bytes, 0);
+    }
+    /* A failure of that flush is the image's, and found by the next request. */
+    fail_ops(SYNCS, -EIO);
+    fault.once = true;
+    begin(&waiting, VDISK_WRITE, 0, big, sizeof(big));
+    assert_int_equal(end(&waiting), 0);
+    assert_int_equal(flush(), 0);
+    assert_int_equal(reopened(), 1);
+    assert_int_equal(request(VDISK_READ, 0, back, sizeof(big)), 0);
+    assert_memory_equal(back, big, sizeof(big));
+    assert_int_equal(serve_no_more(), 0);
+}
+
+static void test_a_change_beyond_the_limit_is_kept_and_flushed_at_once(void **state)
+{
+    (void)state;
+    in_a_task(keep_one_that_is_too_long);
+    image_is_sound();
+}
+
 /* ---- by chance ---- */
 
 #define AREA (4 * MIB)
@@ -929,6 +962,7 @@ int main(void)
         TEST(test_writes_that_fail_are_tried_again),
         TEST(test_removing_ends_the_wait),
         TEST(test_what_is_kept_is_bounded),
+        TEST(test_a_change_beyond_the_limit_is_kept_and_flushed_at_once),
         TEST(test_clients_never_see_that_the_disk_fails_by_chance),
         TEST(test_a_full_disk_in_a_flush_is_decided_by_when_full),
         TEST(test_a_full_disk_in_a_checkpoint_is_waited_for),

@@ -778,6 +778,38 @@ static void test_an_image_tells_what_its_cache_and_journal_do(void **state)
     shut();
 }
 
+static void test_a_cache_that_gets_less_lets_go(void **state)
+{
+    struct vdisk_create_options options = {
+        .struct_bytes = sizeof(options), .size = 1024 * MIB, .journal_log2 = LOG2};
+    uint8_t block[4096];
+    struct vdisk_figures now;
+    (void)state;
+    assert_int_equal(vdisk_create(path, &options, &key, &image, &error), 0);
+    for (uint64_t at = 0; at < 1024 * MIB; at += 2 * MIB) {
+        memset(block, (int)(at / MIB) + 1, sizeof(block));
+        assert_int_equal(vdisk_write(image, at, block, sizeof(block)), 0);
+    }
+    shut();
+
+    assert_int_equal(open_with(true), 0);
+    for (unsigned round = 0; round < 2; round++) {
+        for (uint64_t at = 0; at < 1024 * MIB; at += 2 * MIB) {
+            assert_int_equal(vdisk_read(image, at, block, sizeof(block)), 0);
+            assert_int_equal(block[4095], (uint8_t)(at / MIB + 1));
+        }
+        now = figures_of();
+        if (round == 0) {
+            assert_true(now.nodes.bytes > 4 * 65536);
+            vdisk_set_cache(image, 65536);
+            now = figures_of();
+        }
+        assert_int_equal(now.nodes.limit_bytes, 65536 / 4 * 3);
+        assert_true(now.nodes.bytes <= now.nodes.limit_bytes);
+    }
+    shut();
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(int argc, char **argv)
@@ -805,6 +837,7 @@ int main(int argc, char **argv)
         TEST(test_discarded_space_goes_back_to_the_host),
         TEST(test_an_empty_large_drive_takes_little_space),
         TEST(test_an_image_tells_what_its_cache_and_journal_do),
+        TEST(test_a_cache_that_gets_less_lets_go),
     };
     if (vdisk_init())
         return 1;

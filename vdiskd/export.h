@@ -11,10 +11,10 @@
  * one after which the image takes no more changes (of the journal, a checkpoint, a sync), the image
  * is closed and opened anew, each second until that works; sessions and their snapshots live on.
  * Changes that were answered and not flushed yet would be lost by that, so copies of them are kept
- * (64 MiB at most; then new ones wait for a flush that the export makes) and made again, in their
- * order, before anything else: a client sees nothing but a wait. Reads that fail wait as well.
- * What does not go away (a wrong tag, a bad request) is reported always. Removing the export
- * ends the wait: what waits fails.
+ * (an even share of the daemon's memory; then new ones wait for a flush that the export makes) and
+ * made again, in their order, before anything else: a client sees nothing but a wait. Reads that
+ * fail wait as well. What does not go away (a wrong tag, a bad request) is reported always.
+ * Removing the export ends the wait: what waits fails.
  *
  * Reporting (EXPORT_REPORT): what failed is reported, and after a failure of the second kind so is
  * every change, until the export is removed and added; what was flushed is safe.

@@ -22,6 +22,7 @@ struct lane {
     struct reactor_op workers_op; /* polls their descriptor */
     bool workers_armed, closing;
     struct export *owned;
+    unsigned owned_count;
     unsigned count; /* of exports; under the table's mutex */
     pthread_t thread;
     bool started;
@@ -45,11 +46,12 @@ struct export_kept {
 struct export_keeper {
     bool on;
     struct export_kept *head, **tail;
-    size_t bytes;               /* with those of changes under way */
+    size_t bytes; /* with those of changes under way */
+    size_t limit;
     uint64_t number;            /* of the last answered change */
     struct vdisk_request flush; /* makes room */
     uint64_t flush_mark;
-    bool flushing;
+    bool flushing, is_over; /* over: beyond the limit, and not flushed for that yet */
 };
 
 struct export
@@ -78,7 +80,7 @@ struct export
     bool reopening;                  /* there may be no image; everything waits */
     struct task *reopener;           /* waits for what is in the image */
     struct vdisk_unlocked *unlocked; /* to open it anew */
-    size_t cache_bytes;
+    size_t cache_bytes;              /* 0: an even share */
     struct limit_group *limits, *group;
     struct stats stats;
 
@@ -102,6 +104,8 @@ struct export_session {
 /* ---- exports.c: on the lane ---- */
 
 int export_open_image(struct export *export, struct vdisk_image **out, struct vdisk_error *error);
+/* Among the images that the lane has now. */
+void export_share_memory(struct lane *lane);
 
 /* ---- export.c ---- */
 
@@ -143,6 +147,8 @@ void export_keep_end(struct export_request *request);
 void export_keep_crowded(struct export_request *request);
 /* After something has left the image: sees to it that requests that wait for room get it. */
 void export_keep_make_room(struct export *export);
+/* Of memory, from now on; what is more is flushed soon. */
+void export_keep_limit(struct export *export, size_t bytes);
 /* The drive was made smaller: what lay beyond its end is not to come back. */
 void export_keep_cut(struct export *export, uint64_t size);
 /* Makes every kept change again; waits on the spot. */

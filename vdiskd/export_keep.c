@@ -11,13 +11,14 @@
  * - Memory is taken before the image gets a change, so that its answer cannot fail for want of it.
  * - While requests are `crowded` a flush is under way, or something else in the image, the end
  *   of which looks after them.
+ * - What is kept stays within the limit, but for one change that is longer; that is flushed at
+ * once.
  */
 #include "export_impl.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define KEPT_MAX     ((size_t)64 << 20)
 #define TRY_AGAIN_NS INT64_C(1000000000)
 
 static bool is_change(const struct vdisk_request *request)
@@ -52,7 +53,7 @@ bool export_keep_begin(struct export_request *request)
     request->mark = keeper->number;
     if (!keeper->on || !is_change(r) || request->session->snapshot_name)
         return true;
-    if (keeper->bytes > 0 && (bytes > KEPT_MAX || keeper->bytes > KEPT_MAX - bytes))
+    if (keeper->bytes > 0 && keeper->bytes + bytes > keeper->limit)
         return false;
     request->kept = malloc(bytes);
     if (!request->kept)
@@ -60,6 +61,7 @@ bool export_keep_begin(struct export_request *request)
     *request->kept =
         (struct export_kept){.op = r->op, .offset = r->offset, .length = r->length, .bytes = bytes};
     keeper->bytes += bytes;
+    keeper->is_over = keeper->bytes > keeper->limit; /* one change alone may be */
     return true;
 }
 
@@ -112,10 +114,11 @@ void export_keep_make_room(struct export *export)
     struct export_keeper *keeper = &export->keeper;
     struct export_request *request;
 
-    if (!export->crowded.head || keeper->flushing)
+    if ((!export->crowded.head && !keeper->is_over) || keeper->flushing)
         return;
     if (keeper->head && export->image) {
         keeper->flushing = true;
+        keeper->is_over = false;
         keeper->flush_mark = keeper->number;
         keeper->flush =
             (struct vdisk_request){.op = VDISK_FLUSH, .done = room_made, .owner = export};
@@ -134,6 +137,14 @@ void export_keep_crowded(struct export_request *request)
 
     export_push(&export->crowded, request);
     export_keep_make_room(export);
+}
+
+void export_keep_limit(struct export *export, size_t bytes)
+{
+    struct export_keeper *keeper = &export->keeper;
+
+    keeper->limit = bytes;
+    keeper->is_over = keeper->bytes > bytes; /* seen to when something leaves the image */
 }
 
 /* ---- again ---- */

@@ -146,6 +146,7 @@ static void reopen(void *arg)
     if (!export->image)
         return; /* it is being removed; that looks after what waits */
     tell(export, LOG_WARNING, "image-reopened", 0);
+    export_share_memory(export->lane);
     atomic_fetch_add_explicit(&export->stats.reopened, 1, memory_order_relaxed);
     reactor_kick(export->lane->reactor, &export->ready);
     send_lost_away(export);

@@ -22,10 +22,12 @@
 
 #define LANES_MAX            64u
 #define DEFAULT_MEMORY_BYTES ((size_t)256 << 20)
-/* An export gets this share of what is there: the budget is a promise to the host, not to it. */
-#define CLIENTS_SHARE        4u /* of the memory is for clients' data */
-#define CACHE_SHARES         8u
-#define CACHE_MIN_BYTES      ((size_t)8 << 20)
+/* Of the memory, half is for caches, a quarter for clients' data, and a quarter for changes that
+ * are kept (export_keep.c). */
+#define CACHE_SHARE          2u
+#define CLIENTS_SHARE        4u
+#define KEPT_SHARE           4u
+#define KEPT_MAX             ((size_t)64 << 20)
 
 struct named_group {
     struct named_group *next;
@@ -354,13 +356,6 @@ static int keep(struct export *export, const struct export_options *options)
     return export->unlocked ? 0 : -ENOMEM;
 }
 
-static size_t cache_share(const struct exports *exports)
-{
-    size_t share = exports->memory_bytes / CACHE_SHARES;
-
-    return share < CACHE_MIN_BYTES ? CACHE_MIN_BYTES : share;
-}
-
 static struct export *new_export(struct exports *exports, const struct export_options *options)
 {
     struct export *export = calloc(1, sizeof(*export));
@@ -380,7 +375,7 @@ static struct export *new_export(struct exports *exports, const struct export_op
     (void)snprintf(export->info.name, sizeof(export->info.name), "%s", options->name);
     (void)snprintf(export->info.path, sizeof(export->info.path), "%s", options->path);
     export->info.read_only = options->read_only;
-    export->cache_bytes = options->cache_bytes ? options->cache_bytes : cache_share(exports);
+    export->cache_bytes = options->cache_bytes;
     if (!export->limits || (options->group && !export->group) || keep(export, options)) {
         free_export(export);
         return NULL;
@@ -423,6 +418,30 @@ static void leave(struct export *export)
     export_put(export);
 }
 
+/* What is there for each of so many exports of a lane. */
+static size_t even_share(const struct lane *lane, unsigned count)
+{
+    const struct exports *exports = lane->exports;
+
+    return exports->memory_bytes / exports->lanes / (count ? count : 1);
+}
+
+static size_t cache_of(const struct export *export, size_t share)
+{
+    return export->cache_bytes ? export->cache_bytes : share / CACHE_SHARE;
+}
+
+void export_share_memory(struct lane *lane)
+{
+    size_t share = even_share(lane, lane->owned_count);
+
+    for (struct export *export = lane->owned; export; export = export->next_owned) {
+        export_keep_limit(export, share / KEPT_SHARE < KEPT_MAX ? share / KEPT_SHARE : KEPT_MAX);
+        if (export->image)
+            vdisk_set_cache(export->image, cache_of(export, share));
+    }
+}
+
 static int open_image(struct export *export, const struct vdisk_unlocked *unlocked,
                       struct vdisk_image **out, struct vdisk_error *error)
 {
@@ -431,7 +450,7 @@ static int open_image(struct export *export, const struct vdisk_unlocked *unlock
         .read_only = export->info.read_only,
         .unlocked = unlocked,
         .opener = &export->opener,
-        .cache_bytes = export->cache_bytes,
+        .cache_bytes = cache_of(export, even_share(export->lane, export->lane->owned_count + 1)),
         .workers = export->lane->workers,
     };
     struct vdisk_info info;
@@ -466,6 +485,8 @@ static int open_first(struct export *export, const struct vdisk_unlocked *unlock
     export->image = image;
     export->next_owned = export->lane->owned;
     export->lane->owned = export;
+    export->lane->owned_count++;
+    export_share_memory(export->lane);
     return 0;
 }
 
@@ -529,11 +550,13 @@ static int close_image(struct export *export, struct vdisk_error *error)
     while (*place != export)
         place = &(*place)->next_owned;
     *place = export->next_owned;
+    export->lane->owned_count--;
     image = export->image;
     export->image = NULL;
     result = image ? vdisk_close(image, error)
                    : fail(error, VDISK_E_FAILED, "the image failed and could not be opened again");
     export_keep_clear(export);
+    export_share_memory(export->lane);
     return result;
 }
 

@@ -133,10 +133,10 @@ struct vdisk_open_options {
     bool read_only;
     const struct vdisk_unlocked *unlocked; /* instead of a key; not owned */
     const struct vdisk_opener *opener;     /* NULL: plain files; lives as long as the image */
-    size_t cache_bytes;                    /* map nodes and decompressed clusters; 0: 32 MiB */
-    const char *base_path;                 /* NULL: as recorded in the image */
-    struct vdisk_workers *workers;         /* may be NULL; not owned */
-    struct vdisk_io *io; /* NULL: a plain file at path; taken over, also on failure */
+    size_t cache_bytes;            /* map nodes and decompressed clusters, with bases; 0: 32 MiB */
+    const char *base_path;         /* NULL: as recorded in the image */
+    struct vdisk_workers *workers; /* may be NULL; not owned */
+    struct vdisk_io *io;           /* NULL: a plain file at path; taken over, also on failure */
 };
 
 /*
@@ -166,6 +166,8 @@ int vdisk_open(const char *path, const struct vdisk_open_options *options,
 int vdisk_close(struct vdisk_image *image, struct vdisk_error *error);
 /* Frees without writing anything, as a crash would (tests; after VDISK_E_FAILED). */
 void vdisk_abandon(struct vdisk_image *image);
+/* From now on, in place of cache_bytes; what is too much goes at once. Not by a coroutine of it. */
+void vdisk_set_cache(struct vdisk_image *image, size_t bytes);
 
 struct vdisk_info {
     uint8_t image_id[VDISK_ID_BYTES];
