@@ -144,7 +144,46 @@ t 'a checkpoint is made' ctl checkpoint file
 touch go
 wait "$client"
 is 'the client noticed nothing' "$? $(grep -c . client)" '0 1'
+
+# ---- a snapshot that clients use stays ----
+
+uses() { # NAME EXPORT CONTEXT: a client until ./done-NAME is there ($user); it reads at the end
+    /usr/bin/python3 - "$(uri "$2")" "$3" "done-$1" >"$1" 2>&1 <<'PYTHON' &
+import nbd, os, sys, time
+h = nbd.NBD()
+for context in sys.argv[2:3]:
+    h.add_meta_context(context)
+h.connect_uri(sys.argv[1])
+assert h.can_meta_context(sys.argv[2])
+print("here", flush=True)
+while not os.path.exists(sys.argv[3]):
+    time.sleep(0.02)
+extents = []
+h.block_status(1 << 20, 0, lambda context, at, entries, error: extents.append((context, entries)))
+dirty = [e for c, e in extents if c.startswith("qemu:dirty-bitmap:")]
+print(h.pread(1, 65536)[0], h.pread(1, 0)[0], dirty)
+PYTHON
+    user=$!
+}
+
+uses since file qemu:dirty-bitmap:monday
+since=$user
+t 'a client asks what has changed since it' said here since
+fails 5 'monday. is being read' 'it is not deleted then' ctl snapshot-delete file monday
+uses of file@monday base:allocation
+of=$user
+t 'a client reads it' said here of
+touch done-since
+wait "$since"
+is 'the first one had what it asked for' "$(tail -n 1 since)" '121 120 [[65536, 0, 65536, 1, 917504, 0]]'
+fails 5 'monday. is being read' 'nor is it under the other' ctl snapshot-delete file monday
+touch done-of
+wait "$of"
+is 'which had its state' "$(tail -n 1 of)" '0 120 []'
 t 'the snapshot is deleted' ctl snapshot-delete file monday
+fails 1 'monday' 'its bitmap and its state are no more' ctl snapshot-delete file monday
+no_client() { ! nbdinfo "$1" >.out 2>&1; }
+t 'nor is it served' no_client "$(uri file@monday)"
 json 'it is gone' 'd == []' ctl snapshot-list file
 json 'what the client did is counted' "d['write']['count'] == 2 and d['write']['bytes'] == 131072" ctl stats file
 json 'and so is what that costs' "d['checkpoints'] > 0 and d['cache']['nodes']['hits'] > 0 and
@@ -171,6 +210,12 @@ json 'it is gone' "[k['kind'] for k in d] == ['key-file']" ctl key-list file
 fails 1 'no export' 'a mistake is told' ctl stats none
 fails 2 'not a size' 'bad words, too' ctl resize file much
 fails 4 'key' 'a wrong key' ctl export-add later images/later.vdk --identity pair
+exec 7<images/later.vdk
+flock -n 7
+began=$SECONDS
+fails 5 'in use' 'an image that is in use' ctl export-add later images/later.vdk --key-file key
+t 'is refused at once' test $((SECONDS - began)) -lt 2
+exec 7<&-
 
 # ---- metrics ----
 

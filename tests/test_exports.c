@@ -13,10 +13,12 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #define MIB UINT64_C(1048576)
@@ -284,6 +286,53 @@ static void test_a_limit_slows_down(void **state)
     in_a_task(be_slow);
 }
 
+/* ---- an image that is in use ---- */
+
+static void let_go(void *arg)
+{
+    const int *fd = arg;
+
+    task_sleep(INT64_C(500000000));
+    close(*fd);
+}
+
+static int hold_the_image(void)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    assert_true(fd >= 0);
+    assert_int_equal(flock(fd, LOCK_EX | LOCK_NB), 0);
+    return fd;
+}
+
+static void wait_at_the_start_only(void)
+{
+    struct vdisk_error error;
+    int fd = hold_the_image();
+    int64_t began = reactor_now();
+
+    /* As by a daemon that was killed and is not all gone. */
+    assert_int_equal(task_spawn(exports_main(exports), let_go, &fd), 0);
+    assert_int_equal(add("drive", EXPORT_REPORT, NULL), 0);
+    assert_true(reactor_now() - began >= INT64_C(400000000));
+    assert_int_equal(export_remove(exports, "drive", &error), 0);
+    fd = hold_the_image();
+    assert_int_equal(add("drive", EXPORT_REPORT, NULL), VDISK_E_IN_USE);
+    assert_true(reactor_now() - began >= INT64_C(2500000000));
+    began = reactor_now();
+    assert_int_equal(add("drive", EXPORT_REPORT, NULL), VDISK_E_IN_USE);
+    assert_true(reactor_now() - began < INT64_C(500000000));
+    close(fd);
+    assert_int_equal(add("drive", EXPORT_REPORT, NULL), 0);
+    assert_int_equal(export_remove(exports, "drive", &error), 0);
+}
+
+static void test_an_image_in_use_is_waited_for_at_the_start_only(void **state)
+{
+    (void)state;
+    in_a_task(wait_at_the_start_only);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -292,6 +341,7 @@ int main(void)
         TEST(test_an_export_serves_and_keeps),
         TEST(test_many_requests_at_once),
         TEST(test_a_limit_slows_down),
+        TEST(test_an_image_in_use_is_waited_for_at_the_start_only),
     };
     int failed;
 

@@ -100,7 +100,7 @@ void exports_each_group(struct exports *exports,
 /* ---- by a task ---- */
 
 /* Opens the image on one of the reactors. Waits. VDISK_E_EXISTS: the name is taken; and the errors
- * of vdisk_open(). */
+ * of vdisk_open(); VDISK_E_IN_USE at once, but not in the first seconds of the exports. */
 int export_add(struct exports *exports, const struct export_options *options,
                struct vdisk_error *error);
 /* No new sessions, those there are told; waits until the image is closed. VDISK_E_NOT_FOUND. */

@@ -29,6 +29,10 @@
 #define KEPT_SHARE           4u
 #define KEPT_MAX             ((size_t)64 << 20)
 
+/* A daemon that was killed may hold its images for a moment still, when the next one starts. */
+#define PATIENCE_NS          INT64_C(3000000000)
+#define TRY_AGAIN_NS         INT64_C(20000000)
+
 struct named_group {
     struct named_group *next;
     struct limit_group *group;
@@ -39,6 +43,7 @@ struct exports {
     struct lane lane[LANES_MAX];
     unsigned lanes;
     size_t memory_bytes;
+    int64_t patient_until;
     pthread_mutex_t mutex;
     struct export *table;
     struct named_group *groups;
@@ -150,6 +155,7 @@ int exports_new(const struct exports_options *options, struct exports **out,
         return fail(error, -ENOMEM, "out of memory");
     pthread_mutex_init(&exports->mutex, NULL);
     exports->memory_bytes = options->memory_bytes ? options->memory_bytes : DEFAULT_MEMORY_BYTES;
+    exports->patient_until = reactor_now() + PATIENCE_NS;
     exports->integrity = options->integrity;
     exports->opaque = options->opaque;
     while (exports->lanes < lanes_of(options) && result == 0)
@@ -480,6 +486,10 @@ static int open_first(struct export *export, const struct vdisk_unlocked *unlock
     struct vdisk_image *image;
     int result = open_image(export, unlocked, &image, error);
 
+    while (result == VDISK_E_IN_USE && reactor_now() < export->exports->patient_until) {
+        task_sleep(TRY_AGAIN_NS);
+        result = open_image(export, unlocked, &image, error);
+    }
     if (result)
         return result;
     export->image = image;

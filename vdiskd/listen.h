@@ -24,7 +24,8 @@ int listen_open(const char *address, bool only_local, struct listen_socket *sock
 /*
  * What a killed process had in its io_uring, sockets and locked files, the kernel gives back only
  * some time after the process is gone; whoever starts in its place finds them in use. So all that
- * may be in use is tried up to LISTEN_TRIES times, so far apart (listen_open() does that itself).
+ * may be in use is tried up to LISTEN_TRIES times, so far apart (listen_open() does that itself;
+ * for images export_add()).
  */
 #define LISTEN_TRIES          150u
 #define LISTEN_TRY_AGAIN_MSEC 20

@@ -119,25 +119,12 @@ static int add(struct vhost_exports *table, const char *export, const char *snap
     return rc;
 }
 
-/* A daemon that was killed may still hold the image for a moment (listen.h). */
-static int add_export(struct exports *exports, const struct export_options *options,
-                      struct vdisk_error *error)
-{
-    int rc = export_add(exports, options, error);
-
-    for (unsigned tries = 1; rc == VDISK_E_IN_USE && tries < LISTEN_TRIES; tries++) {
-        task_sleep(LISTEN_TRY_AGAIN_MSEC * INT64_C(1000000));
-        rc = export_add(exports, options, error);
-    }
-    return rc;
-}
-
 int vhost_exports_open(struct vhost_exports *table, const struct export_options *options,
                        const char *snapshot, const struct listen_socket *socket,
                        struct vdisk_error *error)
 {
     struct vdisk_error second;
-    int rc = add_export(table->exports, options, error);
+    int rc = export_add(table->exports, options, error);
 
     if (socket->fd < 0)
         return rc;
