@@ -3,6 +3,7 @@
  * Exports: images served by the lanes of a daemon, with io_uring and with the fall-back.
  */
 #include "export.h"
+#include "image.h"
 #include "task.h"
 
 #include <setjmp.h>
@@ -33,10 +34,25 @@ static struct vdisk_unlocked *unlocked;
 static bool no_uring;
 static uint64_t split_bytes;
 
+static struct {
+    unsigned count;
+    int result;
+    uint64_t offset;
+} damage; /* by the lane's thread */
+
+static void note_damage(void *opaque, const struct export_failure *failure)
+{
+    (void)opaque;
+    damage.count++;
+    damage.result = failure->result;
+    damage.offset = failure->offset;
+}
+
 static int set_up(void **state)
 {
     const char *tmp = getenv("TMPDIR");
-    struct exports_options options = {.reactors = 2, .workers = 1, .no_uring = no_uring};
+    struct exports_options options = {
+        .reactors = 2, .workers = 1, .no_uring = no_uring, .integrity = note_damage};
     struct vdisk_create_options create = {
         .struct_bytes = sizeof(create), .size = 64 * MIB, .split_bytes = split_bytes};
     struct vdisk_image *image;
@@ -333,6 +349,55 @@ static void test_an_image_in_use_is_waited_for_at_the_start_only(void **state)
     in_a_task(wait_at_the_start_only);
 }
 
+/* ---- damage ---- */
+
+static int fail_by_itself(struct vdisk_image *image, void *arg)
+{
+    (void)arg;
+    (void)vd_image_latch(image, VDISK_E_NOT_AUTHENTIC, "a checkpoint cannot be made");
+    return 0;
+}
+
+static int meet_damage(struct vdisk_image *image, void *arg)
+{
+    (void)image;
+    (void)arg;
+    return VDISK_E_NOT_AUTHENTIC;
+}
+
+/* A command's, and what the image does by itself: its own checkpoint fails so. */
+static void be_damaged(void)
+{
+    struct export *export;
+    struct vdisk_error error;
+    struct reactor *here = task_reactor(task_current());
+
+    memset(&damage, 0, sizeof(damage));
+    assert_int_equal(add("a", EXPORT_REPORT, NULL), 0);
+    export = export_get(exports, "a");
+    task_move(export_reactor(export));
+    assert_int_equal(export_call(export, meet_damage, NULL, &error), VDISK_E_NOT_AUTHENTIC);
+    assert_int_equal(damage.count, 1);
+    assert_int_equal(damage.result, VDISK_E_NOT_AUTHENTIC);
+    assert_true(damage.offset == EXPORT_NO_OFFSET);
+    assert_int_equal(export_call(export, fail_by_itself, NULL, &error), 0);
+    task_sleep(10000000);
+    assert_int_equal(damage.count, 2);
+    assert_int_equal(export_call(export, fail_by_itself, NULL, &error), 0); /* no news */
+    task_sleep(10000000);
+    assert_int_equal(damage.count, 2);
+    assert_int_equal(atomic_load(&export_stats(export)->integrity_errors), 2);
+    task_move(here);
+    export_put(export);
+    (void)export_remove(exports, "a", &error);
+}
+
+static void test_damage_that_no_client_has_met_is_told(void **state)
+{
+    (void)state;
+    in_a_task(be_damaged);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -342,6 +407,7 @@ int main(void)
         TEST(test_many_requests_at_once),
         TEST(test_a_limit_slows_down),
         TEST(test_an_image_in_use_is_waited_for_at_the_start_only),
+        TEST(test_damage_that_no_client_has_met_is_told),
     };
     int failed;
 

@@ -185,7 +185,8 @@ void audit_integrity(struct audit *audit, const char *export, const char *image,
         auditlog_string(&audit->line, "event", "integrity-error");
         auditlog_string(&audit->line, "image", image);
         auditlog_string(&audit->line, "export", export);
-        auditlog_number(&audit->line, "offset", (int64_t)offset);
+        if (offset != UINT64_MAX)
+            auditlog_number(&audit->line, "offset", (int64_t)offset);
         put_result(&audit->line, result, NULL);
         (void)put_line(audit, NULL, 0, false);
         if (counter)

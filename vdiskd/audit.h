@@ -62,7 +62,8 @@ void audit_close(struct audit *audit);
  * NULL: nothing is recorded. */
 int audit_record(struct audit *audit, const struct audit_event *event);
 
-/* A read of an export failed to authenticate; `now` in nanoseconds of CLOCK_MONOTONIC. */
+/* Data of an export failed to authenticate; `offset` is the request's, UINT64_MAX where it was
+ * none; `now` in nanoseconds of CLOCK_MONOTONIC. */
 void audit_integrity(struct audit *audit, const char *export, const char *image, uint64_t offset,
                      int result, int64_t now);
 

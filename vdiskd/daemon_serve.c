@@ -121,7 +121,8 @@ void daemon_integrity_event(void *opaque, const struct export_failure *failure)
         return;
     snprintf(offset, sizeof(offset), "%llu", (unsigned long long)failure->offset);
     log_event(LOG_ERROR, "integrity", "export", failure->export, "image", failure->image, "offset",
-              offset, "error", vdisk_strerror(failure->result), NULL);
+              failure->offset == EXPORT_NO_OFFSET ? NULL : offset, "error",
+              vdisk_strerror(failure->result), NULL);
 }
 
 /* ---- management ---- */

@@ -17,6 +17,29 @@
 
 /* ---- the image ---- */
 
+static bool is_damage(int result)
+{
+    return result == VDISK_E_NOT_AUTHENTIC || result == VDISK_E_MALFORMED;
+}
+
+/* Work that is no request of a client has met it. */
+static void tell_damage(struct export *export, int result)
+{
+    atomic_fetch_add_explicit(&export->stats.integrity_errors, 1, memory_order_relaxed);
+    export_tell_failure(export, EXPORT_NO_OFFSET, result);
+}
+
+/* A checkpoint that the image made by itself has no other way to tell. */
+static void look_for_damage(struct export *export)
+{
+    int failure = vdisk_failed(export->image);
+
+    if (!is_damage(failure) || export->failure_told)
+        return;
+    export->failure_told = true;
+    tell_damage(export, failure);
+}
+
 void export_pump(struct reactor_hook *hook)
 {
     struct export *export = (struct export *)((char *)hook - offsetof(struct export, ready));
@@ -24,6 +47,7 @@ void export_pump(struct reactor_hook *hook)
     if (!export->image) /* it is being opened, or closed */
         return;
     (void)vdisk_poll(export->image, false);
+    look_for_damage(export);
     if (vdisk_ready(export->image))
         reactor_kick(export->lane->reactor, &export->ready);
 }
@@ -53,6 +77,10 @@ static void call_entry(void *opaque)
     call->result = call->fn(call->image, call->arg);
     if (call->result)
         call->error = *vdisk_last_error(call->image);
+    if (is_damage(call->result)) {
+        call->export->failure_told |= vdisk_failed(call->image) == call->result;
+        tell_damage(call->export, call->result);
+    }
     if (vdisk_size(call->image) < size)
         export_keep_cut(call->export, vdisk_size(call->image));
     export_left(call->export);
@@ -151,7 +179,7 @@ void export_finish(struct export_request *request)
     atomic_fetch_sub_explicit(&export->stats.in_flight, 1, memory_order_relaxed);
     stats_add(&export->stats, counted_as(request->request.op), request->request.length,
               reactor_now() - request->began, result);
-    if (result == VDISK_E_NOT_AUTHENTIC || result == VDISK_E_MALFORMED)
+    if (is_damage(result))
         export_tell_failure(export, request->request.offset, result);
     request->done(request);
 }

@@ -61,10 +61,12 @@ struct export_info {
     unsigned sessions;
 };
 
+#define EXPORT_NO_OFFSET UINT64_MAX
+
 /* Data of an image was not authentic, or made no sense behind its seal. */
 struct export_failure {
     const char *export, *image;
-    uint64_t offset; /* of the request */
+    uint64_t offset; /* of the request; EXPORT_NO_OFFSET: it was other work */
     int result;
     uint64_t count; /* of this export, with this one */
 };

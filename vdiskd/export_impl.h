@@ -77,6 +77,7 @@ struct export
     enum export_policy when_full, when_failing;
     struct export_keeper keeper;
     unsigned busy;                   /* requests and calls in the image */
+    bool failure_told;               /* of the image, for damage */
     bool reopening;                  /* there may be no image; everything waits */
     struct task *reopener;           /* waits for what is in the image */
     struct vdisk_unlocked *unlocked; /* to open it anew */

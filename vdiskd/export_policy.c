@@ -51,6 +51,7 @@ static void shut(struct export *export)
     struct vdisk_image *image = export->image;
 
     export->image = NULL;
+    export->failure_told = false;
     for (struct export_session *session = export->sessions; session; session = session->next) {
         vdisk_snapshot_close(session->snapshot);
         session->snapshot = NULL;

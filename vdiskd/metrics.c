@@ -73,7 +73,7 @@ static const struct family families[] = {
     {"vdisk_export_reopened_total", "counter", "Times that the image was opened anew.",
      reopened_of},
     {"vdisk_export_integrity_errors_total", "counter",
-     "Requests that failed because data was not authentic.", integrity_errors_of},
+     "Requests and other work that failed because data was not authentic.", integrity_errors_of},
     {"vdisk_export_dirty_bytes", "gauge", "Map in memory that the next checkpoint writes.",
      dirty_bytes_of},
     {"vdisk_export_journal_bytes", "gauge", "Size of the journal.", journal_bytes_of},
