@@ -910,12 +910,6 @@ static void on_tmpfs(void (*body)(void))
     image_is_sound();
 }
 
-static int set_up_tmpfs_by_threads(void **state)
-{
-    no_uring = true;
-    return set_up_tmpfs(state);
-}
-
 static void test_writes_wait_for_space_and_go_on(void **state)
 {
     (void)state;
@@ -949,8 +943,8 @@ static void leave_the_others(void)
         why_no_tmpfs = "mounts cannot be made private";
 }
 
-#define TEST(name)             cmocka_unit_test_setup_teardown(name, set_up, tear_down)
-#define ON_TMPFS(name, before) cmocka_unit_test_setup_teardown(name, before, tear_down)
+#define TEST(name)          cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST_ON_TMPFS(name) cmocka_unit_test_setup_teardown(name, set_up_tmpfs, tear_down)
 
 int main(void)
 {
@@ -966,14 +960,15 @@ int main(void)
         TEST(test_clients_never_see_that_the_disk_fails_by_chance),
         TEST(test_a_full_disk_in_a_flush_is_decided_by_when_full),
         TEST(test_a_full_disk_in_a_checkpoint_is_waited_for),
-        ON_TMPFS(test_writes_wait_for_space_and_go_on, set_up_tmpfs),
-        ON_TMPFS(test_a_full_disk_is_reported_and_does_no_harm, set_up_tmpfs),
-        ON_TMPFS(test_writes_wait_for_space_and_go_on, set_up_tmpfs_by_threads),
-        ON_TMPFS(test_a_full_disk_is_reported_and_does_no_harm, set_up_tmpfs_by_threads),
+        TEST_ON_TMPFS(test_writes_wait_for_space_and_go_on),
+        TEST_ON_TMPFS(test_a_full_disk_is_reported_and_does_no_harm),
     };
+    int failed;
 
     leave_the_others();
     if (vdisk_init())
         return 1;
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    failed = cmocka_run_group_tests_name("io_uring", tests, NULL, NULL);
+    no_uring = true;
+    return failed + cmocka_run_group_tests_name("threads", tests, NULL, NULL);
 }
