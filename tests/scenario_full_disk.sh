@@ -64,8 +64,8 @@ for backend in io_uring threads; do
         continue
     fi
     client drive >.told
-    read -r done error <.told
-    t "by $backend: some of it fits" test "$done" -gt 6 -a "$done" -lt 14
+    read -r fitted error <.told
+    t "by $backend: some of it fits" test "$fitted" -gt 6 -a "$fitted" -lt 14
     is 'then a client is told that there is no space' "$error" ENOSPC
     rm full/rest
     client drive >.told
