@@ -214,7 +214,7 @@ static void read_answers(int fd)
         struct cmsghdr header;
         char bytes[CMSG_SPACE(sizeof(int))];
     } control;
-    char bytes[1024];
+    char bytes[1024] = {0};
 
     for (;;) {
         struct iovec vector = {bytes, sizeof(bytes)};

@@ -38,7 +38,8 @@ for name in getcontext makecontext swapcontext; do
     coroutines+=(--suppress="${name}Called")
 done
 # Children of tests end by _exit(), with whatever they hold; readdir_r is deprecated.
-tests=(--suppress={resourceLeak,memleak,invalidFunctionArgBool}:tests/\* --suppress=readdirCalled)
+tests=(--suppress={resourceLeak,memleak,leakReturnValNotUsed,invalidFunctionArgBool}:tests/\*
+       --suppress=invalidFunctionArgBool:bench/\* --suppress=readdirCalled)
 cppcheck -j 2 --quiet --error-exitcode=1 --inline-suppr --std=c11 --library=posix,gnu \
     --enable=warning,performance,portability --suppress=missingIncludeSystem "${coroutines[@]}" "${tests[@]}" \
     -D_GNU_SOURCE "${includes[@]}" "${sources[@]}" || status=1

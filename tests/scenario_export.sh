@@ -28,7 +28,7 @@ for compress in none zstd; do
 done
 is 'holes are holes' "$(($(stat -c %b out.raw) * 512 < 34 << 20))" 1
 cp none.model then.model
-vdisk snapshot create none.vdk then
+vdisk snapshot create none.vdk "then"
 put last none.vdk $((9 << 20 | 1536))
 exported 'a snapshot' none.vdk@then then.model
 exported 'what was written since' none.vdk none.model

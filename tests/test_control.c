@@ -131,10 +131,10 @@ static void test_requests_that_make_no_sense_are_refused(void **state)
         "{\"command\":null}",
         "{\"command\":\"export-remove\",\"export\":null}",
         "{\"command\":\"format\"}",
-        "{\"command\":\"export-add\",\"export\":\"a\",\"image\":\"/a\",\"key_file\":\"/k\","
-        "\"key_kind\":\"key-file\",\"vhost_user\":\"run/a\"}",
-        "{\"command\":\"export-add\",\"export\":\"a\",\"image\":\"/a\",\"key_file\":\"/k\","
-        "\"key_kind\":\"key-file\",\"vhost_snapshot\":\"monday\"}",
+        ("{\"command\":\"export-add\",\"export\":\"a\",\"image\":\"/a\",\"key_file\":\"/k\","
+         "\"key_kind\":\"key-file\",\"vhost_user\":\"run/a\"}"),
+        ("{\"command\":\"export-add\",\"export\":\"a\",\"image\":\"/a\",\"key_file\":\"/k\","
+         "\"key_kind\":\"key-file\",\"vhost_snapshot\":\"monday\"}"),
         "{\"command\":\"shutdown\",\"command\":\"shutdown\"}",
         "{\"command\":\"shutdown\"} x",
         "{\"command\":\"shutdown\",\"export\":\"a\"}",

@@ -120,7 +120,8 @@ static void test_families_are_told_once_with_help_and_type(void **state)
     has(text, "vdisk_export_checkpoints_total{export=\"a\"} 35");
     /* Every line is a comment or `name{labels} number`, in one group with its family. */
     char family[128] = "";
-    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+    char *rest;
+    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
         if (strncmp(line, "# TYPE ", 7) == 0)
             sscanf(line + 7, "%127s", family);
         if (*line == '#')

@@ -273,8 +273,10 @@ static void put_packed(struct vhost_inflight *inflight, struct virtqueue *ring,
 
 /* ---- both ---- */
 
-int vhost_inflight_open(struct vhost_inflight *inflight, uint8_t *region, uint16_t size,
-                        struct virtqueue *ring, struct vhost_inflight_lost *lost, unsigned *count)
+int vhost_inflight_open(struct vhost_inflight *inflight,
+                        uint8_t *region, /* NOLINT(readability-non-const-parameter): it is kept */
+                        uint16_t size, struct virtqueue *ring, struct vhost_inflight_lost *lost,
+                        unsigned *count)
 {
     struct vhost_inflight opened = {.region = region, .size = size, .packed = ring->config.packed};
     uint16_t version, entries;

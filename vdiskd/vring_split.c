@@ -17,7 +17,8 @@ static uint16_t load(const uint16_t *from)
     return le16toh(__atomic_load_n(from, __ATOMIC_ACQUIRE));
 }
 
-static void store(uint16_t *to, uint16_t value)
+static void store(uint16_t *to, /* NOLINT(readability-non-const-parameter): stored to */
+                  uint16_t value)
 {
     __atomic_store_n(to, htole16(value), __ATOMIC_RELEASE);
 }
