@@ -37,7 +37,10 @@ struct vd_alloc {
     uint64_t held_blocks;
     uint64_t kept_blocks; /* about: free, but not given back to the host */
     uint64_t rover;
-    struct vd_runs frees;   /* counts to lower at the next checkpoint */
+    struct vd_run
+        blank[2];         /* held and written, for small writes: this one, and the next (blank.h) */
+    bool blank_busy;      /* the next is being written */
+    struct vd_runs frees; /* counts to lower at the next checkpoint */
     struct vd_runs reserve; /* held, and allocated in the host's file */
     uint64_t reserve_blocks;
     uint64_t promised_blocks; /* nodes that changes in flight may dirty */

@@ -4,6 +4,7 @@
  * and space goes back to the host. Clusters that a snapshot shares are left alone: folding them
  * would free nothing.
  */
+#include "blank.h"
 #include "bytes.h"
 #include "checkpoint.h"
 #include "data.h"
@@ -125,6 +126,7 @@ static int compact_entry(struct vdisk_image *image, void *arg)
     uint64_t after = image->alloc.used_blocks;
     c->result->bytes_freed = before > after ? (before - after) * VD_BLOCK : 0;
     vd_lock_exclusive(&image->loop, &image->gate);
+    vd_blank_drop(image);
     r = vd_alloc_trim(image);
     vd_unlock_exclusive(&image->loop, &image->gate);
     return r ? vd_image_fail(image, r, "space cannot be given back: %s", vdisk_strerror(r)) : 0;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Making an image. */
+#include "blank.h"
 #include "bytes.h"
 #include "checkpoint.h"
 #include "error.h"
@@ -138,10 +139,8 @@ static int create_entry(struct vdisk_image *image, void *arg)
         r = vd_image_set_up(image);
     if (!r)
         r = count_fixed(image);
-    if (!r) { /* a flush must not fail for want of space in the ring */
-        r = vd_io(&image->loop, VDISK_IO_ALLOCATE, 0, NULL, vd_data_start(image) * VD_BLOCK);
-        r = r == -EOPNOTSUPP ? 0 : r;
-    }
+    if (!r) /* a flush must not fail for want of space in the ring */
+        r = vd_blank_write(image, 0, vd_data_start(image));
     if (!r)
         r = vd_begin_writing(image);
     /* Last: until the header is there the file is no image. */

@@ -10,6 +10,7 @@
  * The gate is held from place to commit. Until commit nothing has changed, so that any failure
  * only gives the host blocks back.
  */
+#include "blank.h"
 #include "bytes.h"
 #include "checkpoint.h"
 #include "data.h"
@@ -148,7 +149,8 @@ static struct out_run *new_run(struct piece *p, uint32_t want, uint32_t min, int
         p->run_room = room;
     }
     struct out_run out = {0};
-    *result = vd_alloc_take(p->image, want, min, &out.run);
+    *result = want <= VD_BLANK_SMALL && min == 1 ? vd_blank_take(p->image, want, &out.run)
+                                                 : vd_alloc_take(p->image, want, min, &out.run);
     if (*result)
         return NULL;
     assert(p->run);

@@ -295,12 +295,72 @@ static void test_no_record_is_overwritten_before_slot_b_is_durable(void **state)
     wait_for_slot((1u << RING_LOG2) + 2, 2);
 }
 
+/* ---- what a flush finds done ---- */
+
+struct progress {
+    uint64_t data_start, end; /* offsets in the file; it was written up to the end */
+    unsigned longer;          /* writes of single blocks that made the file longer */
+};
+
+static void note_progress(void *arg, enum vdisk_io_op op, uint64_t offset, uint64_t length)
+{
+    struct progress *p = arg;
+
+    if (op != VDISK_IO_WRITE)
+        return;
+    p->longer += length == BLOCK && offset + length > p->end;
+    p->end = offset + length > p->end ? offset + length : p->end;
+}
+
+static void note_end(struct vdisk_request *request)
+{
+    (void)request;
+}
+
+/* As a client does it; and whatever the image does after the answer. */
+static void write_one(struct vdisk_image *image, unsigned block)
+{
+    static _Alignas(BLOCK) uint8_t data[BLOCK];
+    struct vdisk_request request = {.op = VDISK_WRITE,
+                                    .offset = (uint64_t)block * BLOCK,
+                                    .length = BLOCK,
+                                    .data = data,
+                                    .done = note_end};
+
+    fill(data, block);
+    vdisk_submit(image, &request);
+    while (vdisk_poll(image, true))
+        ;
+    assert_int_equal(request.result, 0);
+}
+
+static void test_small_writes_seldom_make_the_file_longer(void **state)
+{
+    struct progress p = {.data_start = ((1u << TAIL_LOG2) + 4) * BLOCK};
+    struct sim *sim = sim_new(4);
+    struct vdisk_image *image;
+
+    (void)state;
+    sim_set_trace(sim, note_progress, &p);
+    image = create(sim_io(sim), TAIL_LOG2);
+    assert_in_range(p.end, p.data_start, UINT64_MAX); /* the ring as well is written */
+    write_one(image, 0);
+    p.longer = 0;
+    for (unsigned i = 1; i < 500; i++)
+        write_one(image, i);
+    assert_in_range(p.longer, 0, 50);
+    sim_set_trace(sim, NULL, NULL);
+    shut(image);
+    sim_free(sim);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_record_without_its_data_ends_the_log),
         cmocka_unit_test(test_no_record_is_overwritten_before_slot_a_is_durable),
         cmocka_unit_test(test_no_record_is_overwritten_before_slot_b_is_durable),
+        cmocka_unit_test(test_small_writes_seldom_make_the_file_longer),
     };
 
     if (vdisk_init())
