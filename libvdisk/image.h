@@ -52,6 +52,7 @@ struct vd_commit {
     uint64_t failed; /* tickets up to here failed */
     bool running;
     struct vd_waitqueue waiters;
+    uint64_t changes, expected; /* since the last flush; before it */
 };
 
 struct vdisk_image {

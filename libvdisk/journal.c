@@ -140,14 +140,12 @@ static int build_record(struct vdisk_image *image, struct vd_cipher *cipher, con
     record->bytes = bytes;
     record->io[0] = (struct vdisk_io_request){
         .op = VDISK_IO_WRITE,
-        .cached = true,
         .offset = (4 + (uint64_t)j->pos) * VD_BLOCK,
         .data = bytes,
         .length = (uint64_t)first * VD_BLOCK,
     };
     record->io[1] = (struct vdisk_io_request){
         .op = VDISK_IO_WRITE,
-        .cached = true,
         .offset = 4 * VD_BLOCK,
         .data = bytes + (size_t)first * VD_BLOCK,
         .length = (uint64_t)(blocks - first) * VD_BLOCK,
@@ -220,11 +218,12 @@ static int build_records(struct vdisk_image *image, bool keep, struct record_buf
     return r;
 }
 
-static int write_records(struct vdisk_image *image, struct record_buffer *list)
+static int write_records(struct vdisk_image *image, struct record_buffer *list, bool cached)
 {
     struct vd_group group;
     vd_group_init(&group, &image->loop);
     for (struct record_buffer *record = list; record; record = record->next) {
+        record->io[0].cached = record->io[1].cached = cached;
         vd_group_io(&group, &record->io[0]);
         if (record->io[1].length)
             vd_group_io(&group, &record->io[1]);
@@ -242,7 +241,8 @@ static void free_records(struct record_buffer *list)
     }
 }
 
-static int emit(struct vdisk_image *image, bool keep)
+/* With `cached` the record reaches the disk with the next sync, else now. */
+static int emit(struct vdisk_image *image, bool keep, bool cached)
 {
     struct vd_journal *j = &image->journal;
     struct record_buffer *list = NULL;
@@ -261,7 +261,7 @@ static int emit(struct vdisk_image *image, bool keep)
     r = build_records(image, keep, &list);
     uint64_t added = j->added;
     if (!r)
-        r = write_records(image, list);
+        r = write_records(image, list, cached);
     if (r)
         vd_image_latch(image, r, "the journal cannot be written");
     else
@@ -274,7 +274,7 @@ out:
 
 int vd_journal_emit(struct vdisk_image *image)
 {
-    return emit(image, false);
+    return emit(image, false, true);
 }
 
 int vd_journal_keep(struct vdisk_image *image)
@@ -285,8 +285,17 @@ int vd_journal_keep(struct vdisk_image *image)
     if (j->kept < upto)
         vd_yield(&image->loop); /* what completes in the same turn shares the record */
     while (!r && j->kept < upto)
-        r = emit(image, true);
+        r = emit(image, true, true);
     return r;
+}
+
+void vd_journal_expect(struct vdisk_image *image)
+{
+    struct vd_commit *c = &image->commit;
+    if (++c->changes != c->expected)
+        return;
+    vd_yield(&image->loop); /* the answer goes first */
+    (void)emit(image, false, false);
 }
 
 /* --- commit: one sync for all who wait --- */
@@ -311,6 +320,8 @@ int vd_commit(struct vdisk_image *image)
 {
     struct vd_commit *c = &image->commit;
     uint64_t ticket = ++c->wanted;
+    c->expected = c->changes;
+    c->changes = 0;
     while (c->done < ticket) {
         if (c->running) {
             vd_wait(&image->loop, &c->waiters);

@@ -29,6 +29,9 @@ int vd_journal_emit(struct vdisk_image *image);
 /* Every operation that was added before is in a record that outlives this process when this
  * returns 0. Latches on failure. May wait. */
 int vd_journal_keep(struct vdisk_image *image);
+/* A change is done. If as many came before the last flush, the next is likely to follow: the record
+ * is written while the client still makes up its mind. May wait. */
+void vd_journal_expect(struct vdisk_image *image);
 /* Everything that completed before is durable when this returns 0. May wait. */
 int vd_commit(struct vdisk_image *image);
 

@@ -81,7 +81,10 @@ static void run_request(void *arg)
     free(arg);
     running.request->result = vd_image_explain(image, perform(image, running.request));
     image->running_requests--;
+    bool changed = running.request->op == VDISK_WRITE && running.request->result == 0;
     append(&image->ended_head, &image->ended_tail, running.request);
+    if (changed)
+        vd_journal_expect(image);
 }
 
 static void dispatch(struct vdisk_image *image)

@@ -299,7 +299,7 @@ static void test_no_record_is_overwritten_before_slot_b_is_durable(void **state)
 
 struct progress {
     uint64_t data_start, end; /* offsets in the file; it was written up to the end */
-    unsigned longer;          /* writes of single blocks that made the file longer */
+    unsigned records, longer; /* writes of single blocks to the ring; that made the file longer */
 };
 
 static void note_progress(void *arg, enum vdisk_io_op op, uint64_t offset, uint64_t length)
@@ -308,6 +308,7 @@ static void note_progress(void *arg, enum vdisk_io_op op, uint64_t offset, uint6
 
     if (op != VDISK_IO_WRITE)
         return;
+    p->records += offset >= 4 * BLOCK && offset + length <= p->data_start - 4 * BLOCK;
     p->longer += length == BLOCK && offset + length > p->end;
     p->end = offset + length > p->end ? offset + length : p->end;
 }
@@ -332,6 +333,32 @@ static void write_one(struct vdisk_image *image, unsigned block)
     while (vdisk_poll(image, true))
         ;
     assert_int_equal(request.result, 0);
+}
+
+static void test_the_record_is_written_ahead_of_the_flush_that_is_expected(void **state)
+{
+    struct progress p = {.data_start = ((1u << TAIL_LOG2) + 4) * BLOCK};
+    struct sim *sim = sim_new(3);
+    struct vdisk_image *image = create(sim_io(sim), TAIL_LOG2);
+
+    (void)state;
+    write_one(image, 0);
+    assert_int_equal(vdisk_flush(image), 0);
+    sim_set_trace(sim, note_progress, &p);
+    write_one(image, 1);
+    assert_int_equal(p.records, 1);
+    assert_int_equal(vdisk_flush(image), 0);
+    assert_int_equal(p.records, 1); /* not again */
+    write_one(image, 2);
+    write_one(image, 3);
+    assert_int_equal(p.records, 2); /* at the first, and no more guesses */
+    assert_int_equal(vdisk_flush(image), 0);
+    assert_int_equal(p.records, 3);
+    write_one(image, 4);
+    assert_int_equal(p.records, 3); /* by now two are expected */
+    sim_set_trace(sim, NULL, NULL);
+    shut(image);
+    sim_free(sim);
 }
 
 static void test_small_writes_seldom_make_the_file_longer(void **state)
@@ -360,6 +387,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_a_record_without_its_data_ends_the_log),
         cmocka_unit_test(test_no_record_is_overwritten_before_slot_a_is_durable),
         cmocka_unit_test(test_no_record_is_overwritten_before_slot_b_is_durable),
+        cmocka_unit_test(test_the_record_is_written_ahead_of_the_flush_that_is_expected),
         cmocka_unit_test(test_small_writes_seldom_make_the_file_longer),
     };
 
