@@ -18,10 +18,23 @@ struct creation {
     const struct vdisk_key *key;
 };
 
+/* 1/128 of the drive, from 2 to 8 MiB: a larger journal has fewer checkpoints, but its space is
+ * taken from the start. */
+static uint32_t journal_log2(const struct vdisk_create_options *o)
+{
+    uint32_t log2 = VD_DEFAULT_JOURNAL_LOG2_MIN;
+    uint64_t size = o->size ? o->size : VDISK_SIZE_MAX; /* as large as the base */
+    if (o->journal_log2)
+        return o->journal_log2;
+    while (log2 < VD_DEFAULT_JOURNAL_LOG2_MAX && size / 128 >= (UINT64_C(2) << log2) * VD_BLOCK)
+        log2++;
+    return log2;
+}
+
 static int check_geometry(const struct vdisk_create_options *o, struct vdisk_error *error)
 {
     uint64_t cluster = o->cluster_bytes ? o->cluster_bytes : VD_DEFAULT_CLUSTER_BYTES;
-    uint32_t log2 = o->journal_log2 ? o->journal_log2 : VD_DEFAULT_JOURNAL_LOG2;
+    uint32_t log2 = journal_log2(o);
     if (o->size == 0 && !o->base_path)
         return vd_fail(error, -EINVAL, "the size of the drive must not be 0");
     if (o->size % 512)
@@ -50,7 +63,7 @@ static void fill_header(struct vdisk_image *image, const struct vdisk_create_opt
     uint64_t cluster = o->cluster_bytes ? o->cluster_bytes : VD_DEFAULT_CLUSTER_BYTES;
     *h = (struct vd_header){
         .cluster_log2 = (uint8_t)__builtin_ctzll(cluster),
-        .journal_log2 = (uint8_t)(o->journal_log2 ? o->journal_log2 : VD_DEFAULT_JOURNAL_LOG2),
+        .journal_log2 = (uint8_t)journal_log2(o),
         .split_bytes = o->split_bytes,
     };
     if (like)

@@ -5,10 +5,11 @@
 
 #include "image.h"
 
-#define VD_DEFAULT_CACHE_BYTES   ((size_t)32 << 20)
-#define VD_DEFAULT_JOURNAL_LOG2  9u
-#define VD_DEFAULT_CLUSTER_BYTES (128u * 1024)
-#define VD_DEFAULT_LEVEL         4
+#define VD_DEFAULT_CACHE_BYTES      ((size_t)32 << 20)
+#define VD_DEFAULT_JOURNAL_LOG2_MIN 9u
+#define VD_DEFAULT_JOURNAL_LOG2_MAX 11u
+#define VD_DEFAULT_CLUSTER_BYTES    (128u * 1024)
+#define VD_DEFAULT_LEVEL            4
 
 struct vdisk_unlocked { /* in locked memory */
     uint8_t volume_key[VD_KEY_BYTES];

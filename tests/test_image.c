@@ -158,6 +158,24 @@ static void test_geometries_that_no_image_can_have(void **state)
     assert_int_equal(access(path, F_OK), -1);
 }
 
+static void test_a_larger_drive_has_a_larger_journal(void **state)
+{
+    static const struct {
+        uint64_t size;
+        unsigned log2;
+    } drive[] = {
+        {MIB, 9}, {512 * MIB - 512, 9}, {512 * MIB, 10}, {1024 * MIB, 11}, {VDISK_SIZE_MAX, 11}};
+    struct vdisk_figures figures;
+    (void)state;
+    for (unsigned i = 0; i < sizeof(drive) / sizeof(drive[0]); i++) {
+        assert_int_equal(create_with(drive[i].size, 0, 0, 0), 0);
+        vdisk_get_figures(image, &figures);
+        assert_int_equal(figures.journal_bytes, ((1u << drive[i].log2) - 4) * 4096);
+        shut();
+        assert_int_equal(unlink(path), 0);
+    }
+}
+
 static void test_the_smallest_and_the_largest_drive(void **state)
 {
     static const uint64_t sizes[] = {512, VDISK_SIZE_MAX};
@@ -817,6 +835,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         TEST(test_sizes_that_no_drive_can_have),
         TEST(test_geometries_that_no_image_can_have),
+        TEST(test_a_larger_drive_has_a_larger_journal),
         TEST(test_the_smallest_and_the_largest_drive),
         TEST(test_ranges_out_of_the_drive_are_refused),
         TEST(test_a_request_has_a_greatest_length),
