@@ -28,7 +28,7 @@ struct segment {
     uint64_t show[MASK_WORDS]; /* zstd: blocks of the cluster to copy */
     uint8_t *bytes;            /* zstd: sealed, then packed */
     uint8_t *cluster;          /* zstd: the content */
-    const uint8_t *cached;
+    bool cached;               /* zstd: it was in memory, and is copied */
     struct vdisk_io_request io;
 };
 
@@ -180,20 +180,28 @@ static int make_plan(struct plan *plan)
 
 /* --- reading --- */
 
+static void copy_zstd(const struct plan *plan, const struct segment *s, const uint8_t *cluster)
+{
+    for (uint32_t i = 0; i < s->count; i++) {
+        if (s->show[i / 64] >> i % 64 & 1)
+            memcpy(plan->out + (s->first + i - plan->first) * VD_BLOCK,
+                   cluster + (size_t)i * VD_BLOCK, VD_BLOCK);
+    }
+}
+
 static int prepare_zstd(struct plan *plan, struct segment *s, struct vd_group *group)
 {
     struct vdisk_image *image = plan->image;
-    s->cached = vd_clusters_get(image->clusters, s->extent.stamp);
-    s->cluster = vd_pool_take(&image->pool, vd_cluster_bytes(image));
-    if (!s->cluster)
-        return -ENOMEM;
-    if (s->cached) { /* the cache's memory is only good until somebody else runs */
-        memcpy(s->cluster, s->cached, vd_cluster_bytes(image));
+    const uint8_t *cached = vd_clusters_get(image->clusters, s->extent.stamp);
+    if (cached) { /* now: the cache's memory is only good until somebody else runs */
+        copy_zstd(plan, s, cached);
+        s->cached = true;
         return 0;
     }
     size_t length = (size_t)vd_zstd_blocks(&s->extent) * VD_BLOCK;
+    s->cluster = vd_pool_take(&image->pool, vd_cluster_bytes(image));
     s->bytes = vd_pool_take(&image->pool, length);
-    if (!s->bytes)
+    if (!s->cluster || !s->bytes)
         return -ENOMEM;
     s->io = (struct vdisk_io_request){.op = VDISK_IO_READ,
                                       .offset = s->extent.block * VD_BLOCK,
@@ -320,15 +328,6 @@ static int open_all(struct plan *plan)
     return r;
 }
 
-static void copy_zstd(const struct plan *plan, const struct segment *s)
-{
-    for (uint32_t i = 0; i < s->count; i++) {
-        if (s->show[i / 64] >> i % 64 & 1)
-            memcpy(plan->out + (s->first + i - plan->first) * VD_BLOCK,
-                   s->cluster + (size_t)i * VD_BLOCK, VD_BLOCK);
-    }
-}
-
 static void release_plan(struct plan *plan)
 {
     struct vd_pool *pool = &plan->image->pool;
@@ -373,10 +372,10 @@ int vd_read_blocks(const struct vd_state *state, uint64_t first, uint32_t count,
             r = open_all(&plan);
         for (unsigned i = 0; !r && i < plan.segments; i++) {
             struct segment *s = &plan.segment[i];
-            if (!s->zstd)
+            if (!s->zstd || s->cached)
                 continue;
-            copy_zstd(&plan, s);
-            if (!s->cached && plan.count < s->count) /* the neighbours may be asked for next */
+            copy_zstd(&plan, s, s->cluster);
+            if (plan.count < s->count) /* the neighbours may be asked for next */
                 vd_clusters_put(state->image->clusters, s->extent.stamp, s->cluster);
         }
         if (r)
