@@ -246,8 +246,7 @@ struct tamper_image *tamper_build_unclean(void)
     return made;
 }
 
-/* Deletes on a copy of the disk whose sync number `nth` fails; the disk as it then is. */
-static struct sim *interrupted_deletion(const struct sim *disk, uint64_t nth)
+struct sim *tamper_interrupt_deletion(const struct sim *disk, uint64_t nth)
 {
     struct sim_fault fault = {.op = VDISK_IO_SYNC, .nth = nth, .error = -EIO, .sticky = true};
     struct sim *copy = sim_clone(disk), *left;
@@ -291,7 +290,7 @@ struct tamper_image *tamper_build_deleting(void)
     MUST(vdisk_close(image, NULL));
     for (uint64_t nth = 1; nth < 20 && !(left && is_deleting(left)); nth++) {
         sim_free(left);
-        left = interrupted_deletion(made->sim, nth);
+        left = tamper_interrupt_deletion(made->sim, nth);
     }
     must(left && is_deleting(left) ? 0 : -EINVAL, "no deletion was interrupted");
     sim_free(made->sim);

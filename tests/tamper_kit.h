@@ -31,6 +31,9 @@ extern const char *const tamper_passphrase;
 struct tamper_image *tamper_build_clean(void);
 /* The same, then flushes and no end: the journal holds records. */
 struct tamper_image *tamper_build_unclean(void);
+/* Deletes "victim" on a copy of the disk whose sync number `nth` and later ones fail; the disk as
+ * it then is. */
+struct sim *tamper_interrupt_deletion(const struct sim *disk, uint64_t nth);
 /* In the middle of deleting a snapshot. */
 struct tamper_image *tamper_build_deleting(void);
 /* An overlay; the base is a file. */

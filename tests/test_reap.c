@@ -14,8 +14,6 @@
 
 #include <cmocka.h>
 
-#include <errno.h>
-
 #define BLOCK  4096u
 #define MIB    UINT64_C(1048576)
 #define LEAF   (2 * MIB)
@@ -47,23 +45,6 @@ static struct sim *with_two_snapshots(void)
     write_all(image, 2, 250);
     assert_int_equal(vdisk_close(image, NULL), 0);
     return disk;
-}
-
-/* The disk as it is when a deletion's sync number `nth` and all later ones failed. */
-static struct sim *cut_short(const struct sim *whole, uint64_t nth)
-{
-    struct sim_fault fault = {.op = VDISK_IO_SYNC, .nth = nth, .error = -EIO, .sticky = true};
-    struct sim *disk = sim_clone(whole), *left;
-    struct vdisk_image *image;
-
-    sim_add_fault(disk, &fault);
-    assert_int_equal(tamper_open(disk, false, &image), 0);
-    (void)vdisk_snapshot_delete(image, "victim");
-    vdisk_abandon(image);
-    left = sim_crash_image(disk, 1, SIM_KEEP_NONE);
-    sim_set_ordered(left, true);
-    sim_free(disk);
-    return left;
 }
 
 static bool within_the_deletion(const struct vdisk_image *image)
@@ -106,7 +87,7 @@ static void test_the_drive_is_written_over_before_a_deletion_goes_on(void **stat
 
     (void)state;
     for (uint64_t nth = 1; nth < 20; nth++) {
-        struct sim *disk = cut_short(whole, nth);
+        struct sim *disk = tamper_interrupt_deletion(whole, nth);
         struct vdisk_image *image;
 
         assert_int_equal(tamper_open(disk, false, &image), 0);
