@@ -458,6 +458,7 @@ static int share_log(void)
 
 static void take_away(enum taken what, uint32_t type)
 {
+    struct vhost_wire_state enable = {.index = 0, .num = 1};
     unsigned failed = kit_events(VHOST_EVENT_FAILED);
     int log = -1;
 
@@ -469,6 +470,8 @@ static void take_away(enum taken what, uint32_t type)
         log = share_log();
         assert_true(log >= 0);
     }
+    /* The queue stands still until it is gone: else it might serve all before. */
+    assert_int_equal(client_do_state(client, VHOST_SET_VRING_ENABLE, 0, 0), 0);
     submit_all(type);
     /* From here on we may not touch it ourselves. */
     if (what == ALL_MEMORY)
@@ -477,7 +480,8 @@ static void take_away(enum taken what, uint32_t type)
         assert_int_equal(ftruncate(client->memory_fd, 20480), 0);
     else
         assert_int_equal(ftruncate(what == LOG ? log : client->inflight_fd, 0), 0);
-    assert_int_equal(eventfd_write(client->queue[0].kick, 1), 0);
+    assert_int_equal(
+        client_send(client, VHOST_SET_VRING_ENABLE, 0, &enable, sizeof(enable), NULL, 0), 0);
     assert_true(is_disconnected());
     assert_true(kit_event(VHOST_EVENT_FAILED, failed + 1));
     assert_string_equal(kit_reason(), "shared memory became shorter than it was");

@@ -42,7 +42,11 @@ void vhost_queue_give_up(struct vhost_queue *queue, const char *reason)
     queue->given_up = true;
     reactor_watch_end(&queue->watch);
     signal_event(queue->err);
-    vhost_conn_event(queue->conn, VHOST_EVENT_FAILED, reason);
+    /* Then the memory is the reason, whatever was found wrong for the lack of it. */
+    if (queue->conn->memory.lost)
+        vhost_session_lost(queue->conn);
+    else
+        vhost_conn_event(queue->conn, VHOST_EVENT_FAILED, reason);
 }
 
 static bool has_lost(const struct vhost_queue *queue)
