@@ -210,12 +210,14 @@ watched:
 	@$(if $(WATCHED_TESTS),$(MAKE) BUILD=$(BUILD)/asan SAN=address$(comma)undefined $(WATCHED_TESTS))
 
 check: $(PROGRAMS) $(filter $(BUILD)/%,$(CHOSEN_TESTS)) watched
-	@tests/run --build $(BUILD) $(if $(SAN),--sanitizer $(SAN)) $(CHOSEN_TESTS) $(WATCHED_TESTS)
+	@tests/run --build $(BUILD) $(if $(SAN),--sanitizer $(SAN)) $(addprefix --share ,$(SHARE)) \
+	           $(CHOSEN_TESTS) $(WATCHED_TESTS)
 
 # The same tests, told to take their time: more seeds, longer runs, larger images; and fuzzing.
 check-long:
 	@$(MAKE) fuzz
-	@VDISK_TEST_LONG=1 VDISK_TEST_TIMEOUT=$${VDISK_TEST_TIMEOUT:-7200} $(MAKE) check
+	@VDISK_TEST_LONG=1 VDISK_TEST_TIMEOUT=$${VDISK_TEST_TIMEOUT:-7200} \
+	 $(MAKE) check SHARE='test_tamper test_model'
 check-crash:
 	@VDISK_TEST_LONG=1 $(MAKE) check TESTS='$(or $(TESTS),*crash*)'
 check-faults:
