@@ -428,7 +428,8 @@ static void release_piece(struct piece *p)
     free(p->packed_length);
 }
 
-int vd_write_piece(struct vdisk_image *image, uint64_t first, uint32_t count, const uint8_t *data)
+static int write_piece(struct vdisk_image *image, uint64_t first, uint32_t count,
+                       const uint8_t *data)
 {
     struct piece p = {.image = image, .first = first, .count = count, .data = data};
     uint32_t cost = vd_journal_cost((size_t)count * (32 + VD_TAG_BYTES));
@@ -471,5 +472,17 @@ int vd_write_piece(struct vdisk_image *image, uint64_t first, uint32_t count, co
 
 out:
     release_piece(&p);
+    return r;
+}
+
+int vd_write_piece(struct vdisk_image *image, uint64_t first, uint32_t count, const uint8_t *data)
+{
+    int r = write_piece(image, first, count, data);
+    /* A full disk gets room when the tree on disk no longer refers to what was overwritten. */
+    if (r == -ENOSPC && image->alloc.frees.count > 0) {
+        r = vd_checkpoint_join(image);
+        if (!r)
+            r = write_piece(image, first, count, data);
+    }
     return r;
 }

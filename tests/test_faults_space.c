@@ -359,6 +359,36 @@ static void test_a_full_disk_refuses_writes_and_nothing_else(void **state)
     }
 }
 
+/* What a guest writes over, a journal of its own, say, gives its room back when there is need. */
+static void test_overwriting_goes_on_while_a_disk_is_nearly_full(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < 4; i++) {
+        struct disk disk = {.sim = sim_new(i),
+                            .journal_log2 = i < 2 ? 7 : 12,
+                            .compress = i % 2,
+                            .writes_fail = true};
+
+        create(&disk);
+        for (unsigned chunk = 0; chunk < 64; chunk++)
+            must(&disk, write_chunk(&disk, chunk), "write");
+        must(&disk, vdisk_checkpoint(disk.image), "checkpoint");
+        sim_set_capacity(disk.sim, sim_allocated_pages(disk.sim) + 1500);
+        for (unsigned round = 0; round < 500; round++) /* 8,000 pages */
+            must(&disk, write_chunk(&disk, round % 64),
+                 "overwriting on a disk that is nearly full");
+        compare(&disk);
+        for (unsigned chunk = 64; write_chunk(&disk, chunk) == 0; chunk++)
+            assert_true(chunk + 1 < CHUNKS);
+        shut(&disk);
+        open_again(&disk);
+        compare(&disk);
+        expect_clean(&disk);
+        shut(&disk);
+        sim_free(disk.sim);
+    }
+}
+
 /* The limit moves a page at a time: each place at which space can end. */
 static void test_wherever_space_ends(void **state)
 {
@@ -795,6 +825,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_full_disk_refuses_writes_and_nothing_else),
+        cmocka_unit_test(test_overwriting_goes_on_while_a_disk_is_nearly_full),
         cmocka_unit_test(test_wherever_space_ends),
         cmocka_unit_test(test_scattered_writes_leave_a_checkpoint_its_room),
         cmocka_unit_test(test_a_disk_that_is_full_when_the_image_is_opened),
