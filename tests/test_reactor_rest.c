@@ -26,11 +26,30 @@ static struct reactor *reactor;
 static bool with_threads;
 static int64_t poll_for;
 
+static enum {
+    NEVER,
+    ALWAYS,
+    EACH_SECOND_TIME
+} crowded;
+static unsigned times_asked;
+
+static bool is_crowded(void *opaque)
+{
+    times_asked += opaque == &times_asked;
+    return crowded == ALWAYS || (crowded == EACH_SECOND_TIME && times_asked % 2 == 0);
+}
+
 static int set_up(void **state)
 {
-    struct reactor_options options = {.no_uring = with_threads, .poll = poll_for};
+    struct reactor_options options = {
+        .no_uring = with_threads,
+        .poll = poll_for,
+        .is_crowded = is_crowded,
+        .opaque = &crowded,
+    };
 
     (void)state;
+    crowded = false;
     return reactor_new(&options, &reactor);
 }
 
@@ -176,6 +195,20 @@ static void test_an_idle_one_takes_no_processor_time(void **state)
     assert_true(processor_time() - before < 10 * poll_for);
 }
 
+static void test_no_processor_is_taken_from_those_who_compute(void **state)
+{
+    int64_t before;
+
+    (void)state;
+    for (unsigned i = 0; i < 10; i++) /* looking around pays */
+        sleep_for(poll_for / 10);
+    crowded = true;
+    before = processor_time();
+    for (unsigned i = 0; i < 40; i++) /* 20 times poll_for, if it did */
+        sleep_for(poll_for / 2);
+    assert_true(processor_time() - before < 4 * poll_for);
+}
+
 /* Counts on as soon as we have seen the last one. */
 struct echo {
     struct word word;
@@ -307,6 +340,7 @@ int main(void)
     const struct CMUnitTest polling[] = {
         TEST(test_what_comes_while_it_asks_to_be_woken_is_not_slept_on),
         TEST(test_an_idle_one_takes_no_processor_time),
+        TEST(test_no_processor_is_taken_from_those_who_compute),
         TEST(test_what_comes_soon_needs_no_waking),
     };
     int failed = 0;

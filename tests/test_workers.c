@@ -224,6 +224,69 @@ static void test_a_descriptor_tells_of_ended_jobs(void **state)
     free(work);
 }
 
+static void wait_for_ended(struct vdisk_workers *workers)
+{
+    while (!vd_workers_have_ended(workers))
+        usleep(100);
+}
+
+/* Whoever is awake need not be told, and who falls asleep misses nothing. */
+static void test_nothing_is_told_to_who_looks(void **state)
+{
+    struct vdisk_workers *workers = open_pool(2);
+    struct pollfd readable = {.fd = vd_workers_fd(workers), .events = POLLIN};
+    eventfd_t count;
+    int done = 0;
+    struct work *work = new_work(workers, 1, &done);
+
+    (void)state;
+    assert_false(vd_workers_have_ended(workers));
+    assert_false(vd_workers_tell(workers, false));
+    submit_all(workers, work, 1);
+    wait_for_ended(workers);
+    assert_true(vd_workers_tell(workers, true)); /* it ended before */
+    assert_int_equal(poll(&readable, 1, 0), 0);
+    workers->ops->poll(workers, false);
+    assert_false(vd_workers_have_ended(workers));
+    assert_int_equal(done, 1);
+
+    assert_false(vd_workers_tell(workers, true));
+    submit_all(workers, work, 1);
+    assert_int_equal(poll(&readable, 1, 10000), 1);
+    assert_int_equal(eventfd_read(readable.fd, &count), 0);
+    workers->ops->poll(workers, false);
+    assert_int_equal(done, 2);
+    workers->ops->close(workers);
+    free(work);
+}
+
+static void test_workers_that_compute_are_a_crowd(void **state)
+{
+    struct vdisk_workers *workers = open_pool(VD_WORKERS_MAX);
+    struct timespec pause = {.tv_nsec = 1000000};
+    int done = 0;
+    atomic_int gate = 0, running = 0;
+    struct work *work = new_work(workers, VD_WORKERS_MAX, &done);
+
+    (void)state;
+    for (unsigned i = 0; vd_workers_are_crowded(workers) && i < 10000; i++)
+        nanosleep(&pause, NULL); /* until they sleep */
+    assert_false(vd_workers_are_crowded(workers));
+    for (unsigned i = 0; i < VD_WORKERS_MAX; i++) {
+        work[i].gate = &gate;
+        work[i].running = &running;
+    }
+    submit_all(workers, work, VD_WORKERS_MAX);
+    while (atomic_load(&running) < (int)VD_WORKERS_MAX)
+        nanosleep(&pause, NULL);
+    assert_true(vd_workers_are_crowded(workers));
+    atomic_store(&gate, 1);
+    while (workers->ops->poll(workers, true) > 0)
+        ;
+    workers->ops->close(workers);
+    free(work);
+}
+
 static void test_workers_take_no_signals(void **state)
 {
     struct vdisk_workers *workers;
@@ -270,6 +333,8 @@ int main(void)
         cmocka_unit_test(test_all_threads_work_at_once),
         cmocka_unit_test(test_sleeping_threads_are_woken),
         cmocka_unit_test(test_a_descriptor_tells_of_ended_jobs),
+        cmocka_unit_test(test_nothing_is_told_to_who_looks),
+        cmocka_unit_test(test_workers_that_compute_are_a_crowd),
         cmocka_unit_test(test_workers_take_no_signals),
         cmocka_unit_test(test_the_number_of_threads_is_bounded),
     };

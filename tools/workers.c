@@ -40,7 +40,8 @@ struct pool {
     unsigned sleepers; /* threads in work_cond */
     bool owner_sleeps; /* in ended_cond */
     bool stop;
-    int fd; /* -1: nobody asked for one */
+    int fd;     /* -1: nobody asked for one */
+    bool quiet; /* the owner is awake: nothing is written to it */
     unsigned processors;
     unsigned in_flight; /* the owner's: submitted, done() not begun */
     unsigned thread_count;
@@ -104,7 +105,7 @@ static void spin_for(struct job_list *list)
 /* Gives up the mutex for a while when there is a processor left beside the owner's. */
 static void look_for_work(struct pool *pool)
 {
-    if (atomic_load_explicit(&awake, memory_order_relaxed) >= pool->processors)
+    if (vd_workers_are_crowded(&pool->workers))
         return;
     pthread_mutex_unlock(&pool->mutex);
     spin_for(&pool->waiting);
@@ -127,7 +128,8 @@ static void *worker(void *arg)
             pthread_mutex_lock(&pool->mutex);
             is_first = !pool->ended.head;
             list_add(&pool->ended, job);
-            if (pool->fd >= 0 && is_first) /* after the count, which is peeked at when it is read */
+            if (pool->fd >= 0 && is_first &&
+                !pool->quiet) /* after the count, which is peeked at when it is read */
                 eventfd_write(pool->fd, 1);
             if (pool->owner_sleeps)
                 pthread_cond_signal(&pool->ended_cond);
@@ -170,9 +172,9 @@ static int pool_poll(struct vdisk_workers *workers, bool wait)
 
     if (pool->in_flight == 0)
         return 0;
-    if (wait && atomic_load_explicit(&awake, memory_order_relaxed) < pool->processors)
+    if (wait && !vd_workers_are_crowded(workers))
         spin_for(&pool->ended);
-    else if (!wait && atomic_load_explicit(&pool->ended.count, memory_order_relaxed) == 0)
+    else if (!wait && !vd_workers_have_ended(workers))
         return 0; /* this is asked often */
     pthread_mutex_lock(&pool->mutex);
     while (wait && !pool->ended.head) {
@@ -237,6 +239,32 @@ int vd_workers_fd(struct vdisk_workers *workers)
     fd = fd < 0 ? -errno : pool->fd;
     pthread_mutex_unlock(&pool->mutex);
     return fd;
+}
+
+bool vd_workers_tell(struct vdisk_workers *workers, bool tell)
+{
+    struct pool *pool = (struct pool *)workers;
+    bool ended;
+
+    pthread_mutex_lock(&pool->mutex);
+    pool->quiet = !tell;
+    ended = pool->ended.head != NULL;
+    pthread_mutex_unlock(&pool->mutex);
+    return ended;
+}
+
+bool vd_workers_have_ended(const struct vdisk_workers *workers)
+{
+    const struct pool *pool = (const struct pool *)workers;
+
+    return atomic_load_explicit(&pool->ended.count, memory_order_relaxed) > 0;
+}
+
+bool vd_workers_are_crowded(const struct vdisk_workers *workers)
+{
+    const struct pool *pool = (const struct pool *)workers;
+
+    return atomic_load_explicit(&awake, memory_order_relaxed) >= pool->processors;
 }
 
 static unsigned processors(void)

@@ -47,6 +47,7 @@ void export_pump(struct reactor_hook *hook)
     if (!export->image) /* it is being opened, or closed */
         return;
     (void)vdisk_poll(export->image, false);
+    export_watch_workers(export);
     look_for_damage(export);
     if (vdisk_ready(export->image))
         reactor_kick(export->lane->reactor, &export->ready);

@@ -18,8 +18,9 @@ struct lane {
     struct exports *exports;
     struct reactor *reactor;
     struct vdisk_workers *workers;
-    struct budget budget;         /* of clients' data */
-    struct reactor_op workers_op; /* polls their descriptor */
+    struct budget budget;               /* of clients' data */
+    struct reactor_watch workers_watch; /* while it is awake */
+    struct reactor_op workers_op;       /* polls their descriptor: they wake it */
     bool workers_armed, closing;
     struct export *owned;
     unsigned owned_count;
@@ -114,6 +115,8 @@ void export_share_memory(struct lane *lane);
 void export_tell_failure(struct export *export, uint64_t offset, int result);
 /* Hook: runs the image. */
 void export_pump(struct reactor_hook *hook);
+/* As long as its thread is awake, it looks for ended jobs itself. */
+void export_watch_workers(struct export *export);
 void export_push(struct export_queue *queue, struct export_request *request);
 struct export_request *export_pop(struct export_queue *queue);
 /* Does nothing when it is armed. */

@@ -65,6 +65,50 @@ static int fail(struct vdisk_error *error, int code, const char *text)
 static void arm_workers(struct lane *lane);
 
 /* Jobs have ended: which image's, the workers do not say. */
+static void kick_all(struct lane *lane)
+{
+    for (struct export *export = lane->owned; export; export = export->next_owned)
+        reactor_kick(lane->reactor, &export->ready);
+}
+
+static struct lane *watched(struct reactor_watch *watch)
+{
+    return (struct lane *)((char *)watch - offsetof(struct lane, workers_watch));
+}
+
+static void look(struct reactor_watch *watch)
+{
+    struct lane *lane = watched(watch);
+
+    if (vd_workers_have_ended(lane->workers))
+        kick_all(lane);
+}
+
+static void fall_asleep(struct reactor_watch *watch)
+{
+    struct lane *lane = watched(watch);
+
+    if (vd_workers_tell(lane->workers, true))
+        kick_all(lane);
+}
+
+void export_watch_workers(struct export *export)
+{
+    struct lane *lane = export->lane;
+
+    if (lane->workers_watch.place)
+        return;
+    (void)vd_workers_tell(lane->workers, false);
+    reactor_watch_begin(lane->reactor, &lane->workers_watch);
+}
+
+static bool is_crowded(void *opaque)
+{
+    const struct lane *lane = opaque;
+
+    return vd_workers_are_crowded(lane->workers);
+}
+
 static void workers_told(struct reactor_op *op)
 {
     struct lane *lane = op->owner;
@@ -72,8 +116,7 @@ static void workers_told(struct reactor_op *op)
 
     lane->workers_armed = false;
     (void)eventfd_read(op->fd, &ignored);
-    for (struct export *export = lane->owned; export; export = export->next_owned)
-        reactor_kick(lane->reactor, &export->ready);
+    kick_all(lane);
     if (!lane->closing)
         arm_workers(lane);
 }
@@ -115,9 +158,13 @@ static unsigned lanes_of(const struct exports_options *options)
 
 static int open_lane(struct exports *exports, const struct exports_options *options)
 {
-    const struct reactor_options reactor_options = {.no_uring = options->no_uring,
-                                                    .poll = options->poll};
     struct lane *lane = &exports->lane[exports->lanes];
+    const struct reactor_options reactor_options = {
+        .no_uring = options->no_uring,
+        .poll = options->poll,
+        .is_crowded = is_crowded,
+        .opaque = lane,
+    };
     int result = reactor_new(&reactor_options, &lane->reactor);
 
     if (result == 0)
@@ -125,6 +172,8 @@ static int open_lane(struct exports *exports, const struct exports_options *opti
     if (result == 0 && vd_workers_fd(lane->workers) < 0)
         result = vd_workers_fd(lane->workers);
     lane->exports = exports;
+    lane->workers_watch.look = look;
+    lane->workers_watch.sleep = fall_asleep;
     if (lane->reactor)
         budget_open(&lane->budget, lane->reactor,
                     exports->memory_bytes / CLIENTS_SHARE / lanes_of(options));
@@ -203,6 +252,7 @@ static void close_lane(struct lane *lane)
             reactor_step(lane->reactor, true);
         budget_close(&lane->budget);
     }
+    reactor_watch_end(&lane->workers_watch);
     if (lane->workers)
         lane->workers->ops->close(lane->workers);
     reactor_free(lane->reactor);

@@ -59,6 +59,8 @@ int reactor_new(const struct reactor_options *options, struct reactor **out)
     reactor->hooks_tail = &reactor->hooks;
     reactor->posted_tail = &reactor->posted;
     reactor->poll_max = options->poll;
+    reactor->is_crowded = options->is_crowded;
+    reactor->opaque = options->opaque;
     pthread_mutex_init(&reactor->mutex, NULL);
     reactor->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (reactor->wake_fd < 0) {

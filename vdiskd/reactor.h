@@ -68,6 +68,9 @@ struct reactor_options {
     bool no_uring;    /* the fall-back at once */
     unsigned entries; /* of the ring; 0: 512 */
     int64_t poll;     /* nanoseconds to look around before it sleeps, at most (reactor_rest.c) */
+    /* Whether other threads want the processor that looking around takes. NULL: never. */
+    bool (*is_crowded)(void *opaque);
+    void *opaque;
 };
 
 /* -errno. */

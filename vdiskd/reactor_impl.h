@@ -35,6 +35,8 @@ struct reactor {
     unsigned in_flight;
     struct reactor_memory memory;
     int64_t poll_max, poll_window; /* nanoseconds */
+    bool (*is_crowded)(void *opaque);
+    void *opaque;
 
     int wake_fd; /* an eventfd: posts, stop */
     struct reactor_op wake_op;

@@ -6,7 +6,8 @@
  * a disk takes for a small request. So while what it waits for mostly comes soon, the thread looks
  * around a little before it sleeps: `poll_window`, the whole of `poll_max` after a wait that ended
  * within it, and half of what it was after a longer one. So an idle reactor sleeps at once, and at
- * worst the time spent looking is about that spent waiting in vain.
+ * worst the time spent looking is about that spent waiting in vain. And it does not look around
+ * where that would take the processor from threads that compute.
  *
  * Watched memory is looked at in any case, once in each round; who writes there is asked to wake us
  * only when we do sleep.
@@ -47,6 +48,11 @@ void reactor_look(struct reactor *reactor)
         watch->look(watch);
 }
 
+static bool is_crowded(const struct reactor *reactor)
+{
+    return reactor->is_crowded && reactor->is_crowded(reactor->opaque);
+}
+
 static void poll_until(struct reactor *reactor, int64_t end)
 {
     const struct reactor_backend *backend = reactor->backend;
@@ -56,7 +62,7 @@ static void poll_until(struct reactor *reactor, int64_t end)
         if (backend->peek(reactor))
             backend->collect(reactor, false);
         reactor_look(reactor);
-        if (looks % LOOKS_TO_CLOCK == 0 && reactor_now() >= end)
+        if (looks % LOOKS_TO_CLOCK == 0 && (is_crowded(reactor) || reactor_now() >= end))
             return;
         relax();
     }

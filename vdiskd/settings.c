@@ -15,7 +15,7 @@
 #include <string.h>
 
 #define NAME_MAX_BYTES 255u
-#define POLL_DEFAULT   100u /* microseconds */
+#define POLL_DEFAULT   200u /* microseconds */
 #define POLL_MAX       1000u
 
 enum field_type {

@@ -283,7 +283,7 @@ static int parse(int argc, char **argv, struct given *given)
         {"workers", OPTION_NUMBER, &given->workers, "N",
          "threads that compute, for each of them (one a processor)"},
         {"poll", OPTION_NUMBER, &given->poll, "N",
-         "microseconds to look for more before a thread sleeps (100); 0: none"},
+         "microseconds to look for more before a thread sleeps (200); 0: none"},
         {"no-uring", OPTION_FLAG, &given->no_uring, NULL, "threads in place of io_uring"},
         {"user", OPTION_TEXT, &given->user, "NAME", "who to become, when root"},
         {"image-dir", OPTION_LIST, &given->image_dirs, "DIR",
