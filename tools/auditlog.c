@@ -313,7 +313,7 @@ static bool take_piece(struct scan *scan, const char *text, size_t length, bool 
 int auditlog_scan(int fd, struct auditlog_chain *chain, const uint8_t wanted[AUDITLOG_HASH_BYTES],
                   struct auditlog_result *result)
 {
-    struct reader reader = {.fd = fd, .buffer = malloc(BUFFER_BYTES)};
+    struct reader reader = {.fd = fd, .buffer = calloc(1, BUFFER_BYTES)};
     struct scan scan = {
         .chain = chain, .result = result, .wanted = wanted, .torn = malloc(BUFFER_BYTES)};
     const char *text = "";

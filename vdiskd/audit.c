@@ -392,7 +392,7 @@ bool audit_has_own_folder(const char *path)
 static int open_next(const char *path)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
-    struct stat status;
+    struct stat status = {0};
     int rc = fd < 0 || fstat(fd, &status) ? -errno : 0;
 
     if (rc == 0 && (!S_ISREG(status.st_mode) || status.st_size > 0))

@@ -69,11 +69,11 @@ int control_role_at(const struct control_peers *peers, int fd, const struct ucre
                     enum control_role *out)
 {
     socklen_t length = 0;
-    gid_t *groups;
+    gid_t *groups, none;
     int rc;
 
     /* How many there are is told by the error. */
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, NULL, &length) && errno != ERANGE)
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, &none, &length) && errno != ERANGE)
         return -errno;
     groups = malloc(length + sizeof(*groups));
     if (!groups)

@@ -463,7 +463,7 @@ static int next_option(struct nbd_conn *conn, uint8_t *room)
 
 int nbd_negotiate(struct nbd_conn *conn)
 {
-    uint8_t greeting[NBD_GREETING_BYTES], flags[4], *room = malloc(NBD_OPTION_MAX);
+    uint8_t greeting[NBD_GREETING_BYTES], flags[4] = {0}, *room = malloc(NBD_OPTION_MAX);
     struct iovec vector = {greeting, sizeof(greeting)};
     int result = room ? 0 : -ENOMEM;
 

@@ -155,7 +155,9 @@ static void commit_packed(struct packed_region *region)
     union packed_position position = {.word = LOAD(*position_word(region))};
 
     STORE(region->old_free_head, LOAD(region->free_head));
+    // cppcheck-suppress overlappingWriteUnion ; they are side by side
     position.old_used_idx = position.used_idx;
+    // cppcheck-suppress overlappingWriteUnion ; they are side by side
     position.old_used_wrap_counter = position.used_wrap_counter;
     STORE(*position_word(region), position.word);
 }
@@ -175,7 +177,9 @@ static int settle_packed(struct packed_region *region, uint16_t size, struct vir
         commit_packed(region);
     STORE(region->free_head, LOAD(region->old_free_head));
     position.word = LOAD(*position_word(region));
+    // cppcheck-suppress overlappingWriteUnion ; they are side by side
     position.used_idx = position.old_used_idx;
+    // cppcheck-suppress overlappingWriteUnion ; they are side by side
     position.used_wrap_counter = position.old_used_wrap_counter;
     STORE(*position_word(region), position.word);
     uint16_t at = LOAD(region->free_head);

@@ -39,6 +39,7 @@ static void on_bus_error(int number, siginfo_t *about, void *context)
     for (struct vhost_mapping *mapping = mappings; mapping; mapping = mapping->next) {
         if ((uintptr_t)about->si_addr - (uintptr_t)mapping->base >= mapping->bytes)
             continue;
+        // cppcheck-suppress leakReturnValNotUsed ; it is where the mapping was
         if (mmap(mapping->base, mapping->bytes, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
             break;
