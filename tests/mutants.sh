@@ -115,6 +115,12 @@ mutant 'the good header is written first' $lib/unlock.c \
     "$(within vd_header_store 's/i \^ image->header_b_first/i/')" crash:200
 mutant 'only one superblock slot is written' $lib/checkpoint.c \
     "$(within write_out 's/i < 2/i < 1/')" crash:24
+mutant 'small writes never go into zeroed stretches' $lib/write.c \
+    's/want <= VD_BLANK_SMALL/0/' test_journal
+mutant 'the record waits for the flush that is expected' $lib/request.c \
+    's/^( *)vd_journal_expect\(image\);/\1;/' test_journal
+mutant 'overwriting does not make room on a full disk' $lib/write.c \
+    "$(within vd_write_piece 's/image->alloc.frees.count > 0/0/')" test_faults_space
 mutant 'a flush does not write the journal' $lib/journal.c \
     "$(within commit_once 's/int r = vd_journal_emit\(image\)/int r = 0/')" crash:24
 mutant 'a flush does not wait for the sync of others' $lib/journal.c \
@@ -282,6 +288,20 @@ mutant 'a reactor never looks around' vdiskd/reactor_rest.c \
     "$(within reactor_rest 's/reactor->poll_window > 0/0/')" test_reactor_rest
 mutant 'a reactor works off all that has ended in one go' vdiskd/reactor_uring.c \
     's/(#define REAP_MAX) .*/\1 1000/' test_reactor_rest
+mutant 'a reactor looks around while workers compute' vdiskd/reactor_rest.c \
+    "$(within poll_until 's/is_crowded\(reactor\) \|\| //')" test_reactor_rest
+mutant 'workers do not tell who sleeps' tools/workers.c \
+    "$(within vd_workers_tell 's/= !tell/= true/')" test_workers
+mutant 'who falls asleep is not told of jobs that have ended' tools/workers.c \
+    "$(within vd_workers_tell 's/= pool->ended.head != NULL/= false/')" test_workers
+mutant 'a continued audit log does not say what it goes on from' vdiskd/audit.c \
+    '/auditlog_before\(&audit/d' test_audit
+mutant 'of the groups of a peer only the first counts' vdiskd/control_access.c \
+    "$(within control_role_at 's/length . sizeof\(\*groups\) \+ 1/1/')" test_control
+mutant 'damage that is found in the background is not told' vdiskd/export.c \
+    "$(within export_pump '/look_for_damage/d')" test_exports
+mutant 'data of clients is taken beyond the budget' vdiskd/budget.c \
+    's/bytes == 0 \|\| is_in_part/1 || is_in_part/' test_budget
 mutant 'requests are charged half of what they cost' vdiskd/limit.c \
     "$(within claim 's/\.cost = (.*),$/.cost = \1 \/ 2,/')" test_limit
 mutant 'a process that was stopped makes up for hours' vdiskd/limit.c \

@@ -18,6 +18,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +29,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define VIEWER   54321u /* users that need not exist */
@@ -205,6 +207,43 @@ static void test_only_who_is_listed_is_let_in(void **state)
     while (peers.count < CONTROL_PEERS_MAX)
         assert_int_equal(control_add_peer(&peers, CONTROL_VIEWER, "5"), 0);
     assert_int_equal(control_add_peer(&peers, CONTROL_VIEWER, "5"), VDISK_E_LIMIT);
+}
+
+/* In a process of its own, which has these groups and ends. */
+static void role_of_member(void)
+{
+    const gid_t groups[] = {2001, 2002};
+    const struct ucred peer = {.uid = 1001, .gid = 1001};
+    enum control_role role[3] = {CONTROL_NOBODY};
+    const char *names[] = {"@2002", "@1001", "@2003"};
+    int fds[2];
+    bool ok = setgroups(2, groups) == 0 && socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0;
+
+    for (unsigned i = 0; i < 3; i++) {
+        struct control_peers peers = {0};
+
+        ok = ok && control_add_peer(&peers, CONTROL_VIEWER, names[i]) == 0 &&
+             control_role_at(&peers, fds[0], &peer, &role[i]) == 0;
+    }
+    ok = ok && role[0] == CONTROL_VIEWER && role[1] == CONTROL_VIEWER && role[2] == CONTROL_NOBODY;
+    _exit(ok ? 0 : 1);
+}
+
+static void test_all_groups_of_a_peer_count(void **state)
+{
+    int status = -1;
+    pid_t child;
+
+    (void)state;
+    if (geteuid() != 0) {
+        print_message("only root can take groups\n");
+        skip();
+    }
+    child = fork();
+    if (child == 0)
+        role_of_member();
+    assert_true(child > 0 && waitpid(child, &status, 0) == child);
+    assert_int_equal(status, 0);
 }
 
 static void test_the_socket_lies_in_a_folder_that_is_ours(void **state)
@@ -470,6 +509,7 @@ int main(void)
         cmocka_unit_test(test_requests_are_read_into_bounds),
         cmocka_unit_test(test_requests_that_make_no_sense_are_refused),
         cmocka_unit_test(test_only_who_is_listed_is_let_in),
+        cmocka_unit_test(test_all_groups_of_a_peer_count),
         cmocka_unit_test_setup_teardown(test_the_socket_lies_in_a_folder_that_is_ours, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(test_a_daemon_is_managed_and_every_request_audited, set_up,
