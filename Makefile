@@ -52,8 +52,9 @@ EXTRA := $(if $(FUZZ),-fsanitize=fuzzer-no-link) $(if $(COVERAGE),--coverage) \
 INCLUDES_libvdisk := -Iinclude -Ilibvdisk
 INCLUDES_tools := -Iinclude -Itools
 INCLUDES_vdiskd := -Iinclude -Ivdiskd -Itools
+INCLUDES_vmm := -Iinclude -Ivmm -Ivdiskd -Itools
 INCLUDES_bench := -Iinclude -Ivdiskd -Itests
-INCLUDES_tests := -Iinclude -Ilibvdisk -Itests -Itools -Ivdiskd
+INCLUDES_tests := -Iinclude -Ilibvdisk -Itests -Itools -Ivdiskd -Ivmm
 INCLUDES_fuzz := $(INCLUDES_tests) -Ifuzz
 
 # A goal that compiles nothing works without the libraries.
@@ -81,9 +82,13 @@ TOOL_OBJECTS := $(call objects,$(wildcard tools/*.c))
 # What other programs and tests may take from tools/: all but its main program.
 SHARED_OBJECTS := $(filter-out %/vdisk.c.o,$(TOOL_OBJECTS))
 DAEMON_OBJECTS := $(call objects,$(wildcard vdiskd/*.c))
-TEST_SOURCES := $(wildcard tests/test_*.c)
-KIT_OBJECTS := $(call objects,$(filter-out $(TEST_SOURCES),$(wildcard tests/*.c)))
-FUZZ_SOURCES := $(wildcard fuzz/fuzz_*.c)
+# The VMM knows one kind of processor; everything else is for all.
+IS_X86 := $(filter x86_64%,$(if $(PACKAGE_LIBS),$(shell $(CC) -dumpmachine)))
+of_vmm = $(if $(IS_X86),,$(1))
+VMM_OBJECTS := $(if $(IS_X86),$(call objects,$(wildcard vmm/*.c)))
+TEST_SOURCES := $(filter-out $(call of_vmm,tests/test_vm_%),$(wildcard tests/test_*.c))
+KIT_OBJECTS := $(call objects,$(filter-out tests/test_% $(call of_vmm,tests/vm_%),$(wildcard tests/*.c)))
+FUZZ_SOURCES := $(filter-out $(call of_vmm,fuzz/fuzz_vm_%),$(wildcard fuzz/fuzz_*.c))
 # Stands in for libFuzzer, so that `make check` runs every corpus.
 FUZZ_DRIVER := $(call objects,fuzz/driver.c)
 FUZZ_KIT_OBJECTS := $(filter-out $(FUZZ_DRIVER),$(call objects,$(filter-out $(FUZZ_SOURCES),$(wildcard fuzz/*.c))))
@@ -92,7 +97,8 @@ LIBRARY := $(BUILD)/libvdisk.a
 TESTKIT := $(BUILD)/libtestkit.a
 SHARED := $(BUILD)/libshared.a
 DAEMON_LIBRARY := $(BUILD)/libvdiskd.a
-PROGRAMS := $(BUILD)/bin/vdisk $(if $(wildcard vdiskd/vdiskd.c),$(BUILD)/bin/vdiskd)
+VMM_LIBRARY := $(BUILD)/libvmm.a
+PROGRAMS := $(BUILD)/bin/vdisk $(BUILD)/bin/vdiskd $(if $(IS_X86),$(if $(wildcard vmm/vdisk_vmm.c),$(BUILD)/bin/vdisk-vmm))
 TEST_PROGRAMS := $(TEST_SOURCES:tests/%.c=$(BUILD)/tests/%)
 FUZZ_PROGRAMS := $(FUZZ_SOURCES:fuzz/%.c=$(BUILD)/%)
 CORPUS_PROGRAMS := $(FUZZ_SOURCES:fuzz/fuzz_%.c=$(BUILD)/tests/corpus_%)
@@ -122,7 +128,7 @@ $(BUILD)/compile-flags: FORCE
 $(BUILD)/link-flags: FORCE
 	$(call remember,$(LINK) $(LIBS))
 $(BUILD)/members: FORCE
-	$(call remember,$(LIB_OBJECTS) : $(TOOL_OBJECTS) : $(DAEMON_OBJECTS) : $(KIT_OBJECTS) : $(FUZZ_KIT_OBJECTS))
+	$(call remember,$(LIB_OBJECTS) : $(TOOL_OBJECTS) : $(DAEMON_OBJECTS) : $(VMM_OBJECTS) : $(KIT_OBJECTS) : $(FUZZ_KIT_OBJECTS))
 
 $(BUILD)/obj/%.c.o: %.c $(BUILD)/compile-flags
 	@mkdir -p $(@D)
@@ -148,6 +154,10 @@ $(SHARED): $(SHARED_OBJECTS) $(BUILD)/members
 	$(call say,AR,$@)
 	$(archive)
 
+$(VMM_LIBRARY): $(filter-out %/vdisk_vmm.c.o,$(VMM_OBJECTS)) $(BUILD)/members
+	$(call say,AR,$@)
+	$(archive)
+
 $(DAEMON_LIBRARY): $(filter-out %/vdiskd.c.o,$(DAEMON_OBJECTS)) $(BUILD)/members
 	$(call say,AR,$@)
 	$(archive)
@@ -163,8 +173,13 @@ $(BUILD)/bin/vdiskd: $(filter %/vdiskd.c.o,$(DAEMON_OBJECTS)) $(DAEMON_LIBRARY) 
 	$(call say,LD,$@)
 	$(call link,$(DAEMON_LIBS))
 
+$(BUILD)/bin/vdisk-vmm: $(filter %/vdisk_vmm.c.o,$(VMM_OBJECTS)) $(VMM_LIBRARY) $(DAEMON_LIBRARY) $(SHARED) \
+                        $(LIBRARY) $(BUILD)/link-flags $(BUILD)/members
+	$(call say,LD,$@)
+	$(call link,$(DAEMON_LIBS))
+
 # What a test needs to be linked with besides is in tests/NAME.ldflags.
-$(TEST_PROGRAMS): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.c.o $(TESTKIT) $(DAEMON_LIBRARY) \
+$(TEST_PROGRAMS): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.c.o $(TESTKIT) $(VMM_LIBRARY) $(DAEMON_LIBRARY) \
                   $(SHARED) $(LIBRARY) $(BUILD)/link-flags $(wildcard tests/*.ldflags)
 	$(call say,LD,$@)
 	$(call link,$(strip $(file <tests/$*.ldflags)) $(DAEMON_LIBS) -lcmocka -lm)
@@ -174,12 +189,12 @@ $(BUILD)/bench/%: $(BUILD)/obj/bench/%.c.o $(TESTKIT) $(SHARED) $(LIBRARY) $(BUI
 	$(call link)
 
 $(FUZZ_PROGRAMS): $(BUILD)/%: $(BUILD)/obj/fuzz/%.c.o $(FUZZ_KIT_OBJECTS) \
-                  $(TESTKIT) $(DAEMON_LIBRARY) $(SHARED) $(LIBRARY) $(BUILD)/link-flags
+                  $(TESTKIT) $(VMM_LIBRARY) $(DAEMON_LIBRARY) $(SHARED) $(LIBRARY) $(BUILD)/link-flags
 	$(call say,LD,$@)
 	$(call link,-fsanitize=fuzzer $(DAEMON_LIBS) -lcmocka -lm)
 
 $(CORPUS_PROGRAMS): $(BUILD)/tests/corpus_%: $(BUILD)/obj/fuzz/fuzz_%.c.o $(FUZZ_DRIVER) \
-                    $(FUZZ_KIT_OBJECTS) $(TESTKIT) $(DAEMON_LIBRARY) $(SHARED) $(LIBRARY) \
+                    $(FUZZ_KIT_OBJECTS) $(TESTKIT) $(VMM_LIBRARY) $(DAEMON_LIBRARY) $(SHARED) $(LIBRARY) \
                     $(BUILD)/link-flags
 	$(call say,LD,$@)
 	$(call link,$(DAEMON_LIBS) -lcmocka -lm)
