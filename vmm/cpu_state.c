@@ -64,17 +64,12 @@ size_t vm_cpu_part_bytes(const struct vm_cpu_state *state, const struct vm_cpu_p
     return part->bytes ? part->bytes : state->xsave_bytes;
 }
 
-void vm_cpu_state_msr(struct vm_cpu_state *state, uint32_t index, uint64_t data)
+uint64_t *vm_cpu_state_msr(struct vm_cpu_state *state, uint32_t index)
 {
-    unsigned at = 0;
-
-    while (at < state->msr_count && state->msr[at].index != index)
-        at++;
-    if (at == VM_MSRS_MAX)
-        return;
-    if (at == state->msr_count)
-        state->msr_count++;
-    state->msr[at] = (struct kvm_msr_entry){.index = index, .data = data};
+    for (unsigned i = 0; i < state->msr_count; i++)
+        if (state->msr[i].index == index)
+            return (uint64_t *)&state->msr[i].data;
+    return NULL;
 }
 
 /* ---- model-specific registers ---- */

@@ -53,8 +53,8 @@ struct vm_cpu_state *vm_cpu_state_new(const struct vm_kvm *kvm);
 void vm_cpu_state_free(struct vm_cpu_state *state);
 size_t vm_cpu_part_bytes(const struct vm_cpu_state *state, const struct vm_cpu_part *part);
 
-/* Changes, or adds, a register. */
-void vm_cpu_state_msr(struct vm_cpu_state *state, uint32_t index, uint64_t data);
+/* A model-specific register's value. NULL: it is not in the state. */
+uint64_t *vm_cpu_state_msr(struct vm_cpu_state *state, uint32_t index);
 
 /* Finds out on a vCPU which they are. -errno. */
 int vm_msrs_find(const struct vm_kvm *kvm, int vcpu, struct vm_msrs *msrs);
