@@ -101,7 +101,7 @@ static void set_lvt(struct kvm_lapic_state *lapic, unsigned at, uint32_t value)
 
 static void set_bits(struct vm_cpu_state *state, uint32_t msr, uint64_t bits)
 {
-    uint64_t *value = vm_cpu_state_msr(state, msr);
+    __u64 *value = vm_cpu_state_msr(state, msr);
 
     if (value)
         *value |= bits;

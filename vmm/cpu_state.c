@@ -64,11 +64,11 @@ size_t vm_cpu_part_bytes(const struct vm_cpu_state *state, const struct vm_cpu_p
     return part->bytes ? part->bytes : state->xsave_bytes;
 }
 
-uint64_t *vm_cpu_state_msr(struct vm_cpu_state *state, uint32_t index)
+__u64 *vm_cpu_state_msr(struct vm_cpu_state *state, uint32_t index)
 {
     for (unsigned i = 0; i < state->msr_count; i++)
         if (state->msr[i].index == index)
-            return (uint64_t *)&state->msr[i].data;
+            return &state->msr[i].data;
     return NULL;
 }
 

@@ -54,7 +54,7 @@ void vm_cpu_state_free(struct vm_cpu_state *state);
 size_t vm_cpu_part_bytes(const struct vm_cpu_state *state, const struct vm_cpu_part *part);
 
 /* A model-specific register's value. NULL: it is not in the state. */
-uint64_t *vm_cpu_state_msr(struct vm_cpu_state *state, uint32_t index);
+__u64 *vm_cpu_state_msr(struct vm_cpu_state *state, uint32_t index);
 
 /* Finds out on a vCPU which they are. -errno. */
 int vm_msrs_find(const struct vm_kvm *kvm, int vcpu, struct vm_msrs *msrs);
