@@ -432,6 +432,18 @@ static void test_a_triple_fault_asks_for_a_reset_once(void **state)
     vm_kit_wait(kit, 1);
 }
 
+static void test_what_kvm_cannot_do_is_told_with_its_reason(void **state)
+{
+    WITH(1);
+    vm_kit_run(kit, &vm_guest_leaves_memory);
+    vm_kit_wait_event(kit);
+    assert_int_equal(kit->event, VM_EVENT_FAILED);
+    assert_non_null(strstr(kit->why, "KVM"));
+    assert_non_null(strstr(kit->why, "0xd8000000"));
+    vm_machine_stop(kit->machine);
+    assert_int_equal(kit->events, 1);
+}
+
 static void test_a_processor_has_had_time(void **state)
 {
     uint64_t first, second = 0;
@@ -498,6 +510,7 @@ int main(void)
         TEST(test_a_reset_machine_is_as_new),
         TEST(test_a_reset_ends_timers_and_forgets_interrupts),
         TEST(test_a_triple_fault_asks_for_a_reset_once),
+        TEST(test_what_kvm_cannot_do_is_told_with_its_reason),
         TEST(test_a_processor_has_had_time),
         TEST(test_a_kvm_that_is_none_is_refused_in_words),
         TEST(test_a_number_of_processors_that_is_none_is_refused),

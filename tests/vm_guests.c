@@ -178,10 +178,15 @@ GUEST(pvh_entry, VM_ENTRY_PVH, "32",
 
 GUEST(triple_fault, VM_ENTRY_LONG, "64",
       "    lidt " HERE(1f) "\n"
-      "    int3\n"
+      "    movabs $0x4000000000, %rax\n"
+      "    mov (%rax), %eax\n" /* no page, no gate for that, none for this */
       STOP
       "1:  .word 0\n"
       "    .quad 0\n")
+
+GUEST(leaves_memory, VM_ENTRY_LONG, "64",
+      "    mov $0xd8000000, %eax\n"
+      "    jmp *%rax\n")
 
 GUEST(spins, VM_ENTRY_REAL, "16",
       "    mov $1, %eax\n"
