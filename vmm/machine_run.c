@@ -34,24 +34,25 @@ static void tell(struct vm_cpu *cpu, enum vm_event event, const char *why)
 static void tell_internal(struct vm_cpu *cpu)
 {
     const struct kvm_run *run = cpu->run;
+    bool emulation = run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION;
     struct kvm_regs regs = {0};
     char why[WHY_MAX];
     int length;
 
     (void)ioctl(cpu->fd, KVM_GET_REGS, &regs);
-    length = snprintf(why, sizeof(why), "KVM: internal error %u of processor %u at 0x%llx",
-                      run->internal.suberror, cpu->index, regs.rip);
-    if (run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION && run->internal.ndata >= 1 &&
-        run->emulation_failure.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) {
-        unsigned count = run->emulation_failure.insn_size;
-
-        length =
-            snprintf(why, sizeof(why),
-                     "KVM cannot emulate what processor %u does at 0x%llx:", cpu->index, regs.rip);
-        for (unsigned i = 0; i < count && i < sizeof(run->emulation_failure.insn_bytes); i++)
+    if (emulation)
+        length = snprintf(why, sizeof(why), "KVM cannot do what processor %u does at 0x%llx",
+                          cpu->index, regs.rip);
+    else
+        length = snprintf(why, sizeof(why), "KVM: internal error %u of processor %u at 0x%llx",
+                          run->internal.suberror, cpu->index, regs.rip);
+    if (emulation && run->internal.ndata > 0 &&
+        run->emulation_failure.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES)
+        for (unsigned i = 0;
+             i < run->emulation_failure.insn_size && i < sizeof(run->emulation_failure.insn_bytes);
+             i++)
             length += snprintf(why + length, sizeof(why) - (size_t)length, " %02x",
                                run->emulation_failure.insn_bytes[i]);
-    }
     tell(cpu, VM_EVENT_FAILED, why);
 }
 
