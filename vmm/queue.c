@@ -102,6 +102,14 @@ int vm_queue_fetch(struct vm_queues *queues, unsigned index)
     return rc;
 }
 
+void vm_queue_unfetch(struct vm_queues *queues, unsigned index, uint16_t head)
+{
+    struct virtqueue *ring = &queues->queue[index].ring;
+
+    ring->next_avail--;
+    ring->busy[head / 8] &= (uint8_t) ~(1u << head % 8);
+}
+
 void vm_queue_put(struct vm_queues *queues, unsigned index, uint16_t head, uint16_t slots,
                   uint32_t written)
 {

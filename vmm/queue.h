@@ -43,6 +43,9 @@ void vm_queues_stop(struct vm_queues *queues, bool keep);
 
 /* The next request, in queues->chain: 1; 0: none, and the driver will kick; -EPROTO. */
 int vm_queue_fetch(struct vm_queues *queues, unsigned queue);
+/* Undoes the last fetch of the queue that was not undone, whose chain has that head: it comes again
+ * with the next. */
+void vm_queue_unfetch(struct vm_queues *queues, unsigned queue, uint16_t head);
 /* Gives the chain of `head` and `slots` back. */
 void vm_queue_put(struct vm_queues *queues, unsigned queue, uint16_t head, uint16_t slots,
                   uint32_t written);
