@@ -2,6 +2,10 @@
 /*
  * Queues of a device that the VMM serves itself: a virtqueue (vring.h) over the guest's RAM, begun
  * from what the driver settled. With the device's lock held.
+ *
+ * A queue that is off (the driver did not make it ready, or the device is stopped) has no requests,
+ * and takes none back. After a stop with `keep` it goes on with what was not fetched yet; requests
+ * that the device still holds then are its own to remember, and can be given back once it goes on.
  */
 #ifndef VMM_QUEUE_H
 #define VMM_QUEUE_H
@@ -12,6 +16,7 @@
 struct vm_queue {
     struct virtqueue ring;
     bool on;
+    uint32_t base; /* where it begins, while it is off */
 };
 
 struct vm_queues {
