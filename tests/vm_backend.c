@@ -48,7 +48,7 @@ static bool receive(struct backend *backend, struct vhost_message *message, void
     if (!wait_readable(backend, backend->connection))
         return false;
     ssize_t got = recvmsg(backend->connection, &part, MSG_CMSG_CLOEXEC | MSG_WAITALL);
-    const struct cmsghdr *header = CMSG_FIRSTHDR(&part);
+    const struct cmsghdr *header = got > 0 ? CMSG_FIRSTHDR(&part) : NULL;
 
     if (header) {
         message->fd_count = (unsigned)((header->cmsg_len - CMSG_LEN(0)) / sizeof(int));
