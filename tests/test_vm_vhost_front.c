@@ -416,7 +416,7 @@ static void test_news_are_answered_when_an_answer_is_wanted(void **state)
     assert_int_equal(backend_say(&backend, other, sizeof(other)), 0);
     for (unsigned i = 0; i < 2; i++) {
         assert_int_equal(take_news(&changed), 0);
-        assert_int_equal(recv(backend.channel, answer, sizeof(answer), 0), sizeof(answer));
+        SAYS(assert_int_equal(recv(backend.channel, answer, sizeof(answer), 0), sizeof(answer)));
         assert_int_equal(answer[0], i ? 3 : 2);
         assert_int_equal(answer[1], VHOST_FLAG_VERSION | VHOST_FLAG_REPLY);
         assert_int_equal(answer[2], 8);

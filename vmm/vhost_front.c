@@ -3,7 +3,7 @@
 #include "vhost_front.h"
 
 #include "reactor.h"
-#include "vhost_mapping.h"
+#include "report.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -200,15 +200,15 @@ static int fail(struct vdisk_error *error, int code, uint32_t request)
 
     switch (code) {
     case -ETIMEDOUT:
-        return vhost_fail(error, code, "the back end does not answer %s", name);
+        return error_set(error, code, "the back end does not answer %s", name);
     case -EPIPE:
-        return vhost_fail(error, code, "the back end ended the connection at %s", name);
+        return error_set(error, code, "the back end ended the connection at %s", name);
     case -EREMOTEIO:
-        return vhost_fail(error, code, "the back end refuses %s", name);
+        return error_set(error, code, "the back end refuses %s", name);
     case VDISK_E_MALFORMED:
-        return vhost_fail(error, code, "the back end's answer to %s is malformed", name);
+        return error_set(error, code, "the back end's answer to %s is malformed", name);
     default:
-        return vhost_fail(error, code, "%s: %s", name, vdisk_strerror(code));
+        return error_set(error, code, "%s: %s", name, vdisk_strerror(code));
     }
 }
 
@@ -327,13 +327,13 @@ static int dial(struct vhost_front *front, const char *path, struct vdisk_error 
     size_t length = strlen(path);
 
     if (length == 0 || length >= sizeof(address.sun_path))
-        return vhost_fail(error, -EINVAL, "the path of a socket has 1 to %zu bytes",
-                          sizeof(address.sun_path) - 1);
+        return error_set(error, -EINVAL, "the path of a socket has 1 to %zu bytes",
+                         sizeof(address.sun_path) - 1);
     memcpy(address.sun_path, path, length + 1);
     front->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     /* A Unix socket connects at once, or (EAGAIN) has too many who wait. */
     if (front->fd < 0 || connect(front->fd, (struct sockaddr *)&address, sizeof(address)))
-        return vhost_fail(error, -errno, "cannot connect: %s", strerror(errno));
+        return error_set(error, -errno, "cannot connect: %s", strerror(errno));
     return 0;
 }
 
@@ -345,14 +345,14 @@ static int settle_protocol(struct vhost_front *front, struct vdisk_error *error)
     if (result)
         return result;
     if (!(front->offered & BIT(VHOST_F_PROTOCOL)))
-        return vhost_fail(error, -ENOTSUP, "the back end has no protocol features");
+        return error_set(error, -ENOTSUP, "the back end has no protocol features");
     result = ask_number(front, VHOST_GET_PROTOCOL_FEATURES, &offered, error);
     if (result)
         return result;
     if ((offered & NEEDED) != NEEDED)
-        return vhost_fail(error, -ENOTSUP,
-                          "the back end lacks protocol features: it has %#llx, needed are %#llx",
-                          (unsigned long long)offered, (unsigned long long)NEEDED);
+        return error_set(error, -ENOTSUP,
+                         "the back end lacks protocol features: it has %#llx, needed are %#llx",
+                         (unsigned long long)offered, (unsigned long long)NEEDED);
     result = tell_number(front, VHOST_SET_PROTOCOL_FEATURES, offered & WANTED, error);
     if (result == 0)
         front->protocol = offered & WANTED;
@@ -380,7 +380,7 @@ static int give_backend(struct vhost_front *front, struct vdisk_error *error)
     if (!vhost_front_has(front, VHOST_P_BACKEND_REQ))
         return 0;
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
-        return vhost_fail(error, -errno, "socketpair: %s", strerror(errno));
+        return error_set(error, -errno, "socketpair: %s", strerror(errno));
     front->backend = pair[0];
     message.fd[0] = pair[1];
     result = tell(front, &message, error);
@@ -586,7 +586,7 @@ int vhost_front_take_news(struct vhost_front *front, bool *changed, struct vdisk
         result = VDISK_E_MALFORMED;
     vhost_message_close(&message);
     if (result)
-        return vhost_fail(error, result, "a message of the back end: %s", vdisk_strerror(result));
+        return error_set(error, result, "a message of the back end: %s", vdisk_strerror(result));
     *changed = message.request == BACKEND_CONFIG_CHANGED;
     wants_answer = message.flags & VHOST_FLAG_NEED_REPLY;
     message.flags = VHOST_FLAG_VERSION | VHOST_FLAG_REPLY;
@@ -595,6 +595,6 @@ int vhost_front_take_news(struct vhost_front *front, bool *changed, struct vdisk
     if (wants_answer)
         result = send_message(front, front->backend, &message);
     return result
-               ? vhost_fail(error, result, "an answer to the back end: %s", vdisk_strerror(result))
+               ? error_set(error, result, "an answer to the back end: %s", vdisk_strerror(result))
                : 0;
 }
