@@ -119,16 +119,19 @@ static int add_net(struct vm_config *config, char *text)
 
 static int set_console(struct vm_config *config, char *text)
 {
-    static const char *const places[] = {"stdio", "pty", "socket", "file", "none"};
+    static const char *const kinds[] = {
+        [VM_CONSOLE_NONE] = "none",     [VM_CONSOLE_STDIO] = "stdio", [VM_CONSOLE_PTY] = "pty",
+        [VM_CONSOLE_SOCKET] = "socket", [VM_CONSOLE_FILE] = "file",
+    };
     char *path = strchr(text, ':');
 
     if (path)
         *path++ = 0;
-    for (unsigned i = 0; i < sizeof(places) / sizeof(*places); i++) {
+    for (unsigned i = 0; i < sizeof(kinds) / sizeof(*kinds); i++) {
         bool wants_path = i == VM_CONSOLE_SOCKET || i == VM_CONSOLE_FILE;
 
-        if (strcmp(text, places[i]) == 0 && wants_path == (path && path[0])) {
-            config->console = (enum vm_console_place)i;
+        if (strcmp(text, kinds[i]) == 0 && wants_path == (path && path[0])) {
+            config->console = (enum vm_console_kind)i;
             config->console_path = path;
             return OPTIONS_GO_ON;
         }
@@ -220,6 +223,7 @@ int vm_config_parse(struct vm_config *config, int argc, char **argv)
     char **operands;
     int count, status = options_parse(&usage, argc, argv, &operands, &count);
 
+    config->console = VM_CONSOLE_STDIO;
     if (status == OPTIONS_GO_ON && !config->name)
         config->name = "guest";
     if (status == OPTIONS_GO_ON)

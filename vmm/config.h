@@ -3,6 +3,7 @@
 #ifndef VMM_CONFIG_H
 #define VMM_CONFIG_H
 
+#include "console.h"
 #include "limit.h"
 #include "options.h"
 
@@ -26,14 +27,6 @@ struct vm_config_net {
     struct limit_setting in, out; /* bytes a second, seen from the guest */
 };
 
-enum vm_console_place {
-    VM_CONSOLE_STDIO,
-    VM_CONSOLE_PTY,
-    VM_CONSOLE_SOCKET,
-    VM_CONSOLE_FILE,
-    VM_CONSOLE_NONE,
-};
-
 struct vm_config {
     const char *name;
     const char *kernel, *initrd, *command; /* kernel NULL: firmware */
@@ -43,7 +36,7 @@ struct vm_config {
     unsigned drives, nets;
     struct vm_config_drive drive[VM_DRIVES_MAX];
     struct vm_config_net net[VM_NETS_MAX];
-    enum vm_console_place console;
+    enum vm_console_kind console;
     const char *console_path;
     const char *control; /* NULL: no socket */
     struct option_list operators, viewers;

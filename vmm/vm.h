@@ -30,7 +30,7 @@ int vm_run(struct vm *vm, struct vdisk_error *error);
  * already. */
 void vm_pause(struct vm *vm);
 int vm_resume(struct vm *vm);
-void vm_power_button(struct vm *vm);
+void vm_press_button(struct vm *vm);
 /* vm_run() returns soon. */
 void vm_end(struct vm *vm);
 /* Of the memory this much is the guest's to use; it follows when it likes. -EINVAL: more than it

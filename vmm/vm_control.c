@@ -93,7 +93,7 @@ static int run_power_button(struct vm *vm, const struct request *request, json_t
     (void)request;
     (void)result;
     (void)error;
-    vm_power_button(vm);
+    vm_press_button(vm);
     return 0;
 }
 
