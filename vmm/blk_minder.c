@@ -67,7 +67,7 @@ static bool is_connected(const struct virtio_blk *blk)
 static void disconnect(struct virtio_blk *blk)
 {
     vhost_front_close(&blk->front);
-    blk->shared = false;
+    blk->shared = blk->used = false;
     if (blk->runs)
         blk->rings.orphaned = true;
     blk->runs = false;
@@ -241,7 +241,7 @@ static int begin(struct virtio_blk *blk, struct vdisk_error *error)
                                         blk->device.queue_max, error);
     if (rc)
         return rc;
-    blk->runs = true;
+    blk->runs = blk->used = true;
     rc = start_queues(blk, error);
     if (rc)
         return rc;
@@ -278,7 +278,7 @@ static void start(struct virtio_blk *blk)
 
 /* ---- stop ---- */
 
-static int drain(struct virtio_blk *blk, bool keep, struct vdisk_error *error)
+static int drain(struct virtio_blk *blk, struct vdisk_error *error)
 {
     struct blk_rings *rings = &blk->rings;
     int rc = 0;
@@ -287,23 +287,36 @@ static int drain(struct virtio_blk *blk, bool keep, struct vdisk_error *error)
     for (unsigned i = 0; i < blk->device.queues && rc == 0; i++)
         if (rings->settings[i].ready)
             rc = vhost_front_stop_queue(&blk->front, i, &rings->base[i], error);
-    if (rc == 0 && !keep) {
-        rc = vhost_front_reset(&blk->front, error);
-        blk->wce = -1;
-    }
     return rc;
 }
 
-static void stop(struct virtio_blk *blk, bool keep)
+static void stop(struct virtio_blk *blk)
 {
     struct vdisk_error error = {.code = 0};
 
-    if (drain(blk, keep, &error)) {
+    if (drain(blk, &error)) {
         lose(blk, error.text);
         return;
     }
     blk->runs = false;
     vhost_front_forget_inflight(&blk->rings.inflight);
+}
+
+/* The driver begins anew: so does the back end, and the drive is taken as it is. */
+static void reset(struct virtio_blk *blk)
+{
+    struct vdisk_error error = {.code = 0};
+
+    if (blk->used) {
+        vhost_front_patience(&blk->front, blk->patience);
+        if (vhost_front_reset(&blk->front, &error)) {
+            lose(blk, error.text);
+            return;
+        }
+        blk->used = false;
+        blk->wce = -1;
+    }
+    adopt(blk);
 }
 
 /* ---- what comes by itself ---- */
@@ -395,7 +408,7 @@ static void comply(struct virtio_blk *blk, const struct blk_wish *wish)
     if (!wish->running)
         blk->broken = false;
     if (blk->runs && !wish->running) {
-        stop(blk, wish->keep);
+        stop(blk);
     } else if (blk->runs) {
         vhost_front_patience(&blk->front, blk->patience);
         if (set_cache(blk, &error))
@@ -403,9 +416,8 @@ static void comply(struct virtio_blk *blk, const struct blk_wish *wish)
     } else if (is_connected(blk) && wish->running && !blk->broken) {
         start(blk);
     }
-    /* A driver that begins anew takes the drive as it is. */
     if (is_connected(blk) && !wish->running && !wish->keep)
-        adopt(blk);
+        reset(blk);
     if (is_connected(blk) && blk->missed) {
         blk->missed = false;
         if (!blk->broken)

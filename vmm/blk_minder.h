@@ -63,7 +63,8 @@ struct virtio_blk {
     struct virtio_blk_config theirs; /* of the back end */
     int wce;                         /* set there; -1: nothing was */
     bool shared;                     /* it has the memory */
-    bool runs;                       /* it has queues, or some of them */
+    bool runs;                       /* it has queues, or some of them, */
+    bool used;                       /* or had them since it was reset */
     bool broken;                     /* not to be started until the guest has reset the device */
     bool missed;                     /* it was said that it is gone */
     int64_t next_try;
