@@ -215,7 +215,7 @@ static int allow_partly(scmp_filter_ctx filter)
     return rc;
 }
 
-int confine_syscalls(struct vdisk_error *error)
+int confine_syscalls(const unsigned long *ioctls, unsigned count, struct vdisk_error *error)
 {
     scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
     int rc;
@@ -225,6 +225,9 @@ int confine_syscalls(struct vdisk_error *error)
     rc = allow_named(filter);
     if (rc == 0)
         rc = allow_partly(filter);
+    for (unsigned i = 0; i < count && rc == 0; i++)
+        rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+                              SCMP_A1(SCMP_CMP_EQ, ioctls[i], 0));
     /* A thread that is there already would go on unconfined. */
     if (rc == 0)
         rc = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1);
