@@ -102,9 +102,8 @@ PROGRAMS := $(BUILD)/bin/vdisk $(BUILD)/bin/vdiskd $(if $(IS_X86),$(if $(wildcar
 TEST_PROGRAMS := $(TEST_SOURCES:tests/%.c=$(BUILD)/tests/%)
 FUZZ_PROGRAMS := $(FUZZ_SOURCES:fuzz/%.c=$(BUILD)/%)
 CORPUS_PROGRAMS := $(FUZZ_SOURCES:fuzz/fuzz_%.c=$(BUILD)/tests/corpus_%)
-# Every script in tests/ is a scenario, except what others source, what runs in a guest, and the
-# mutation run.
-SCENARIOS := $(filter-out tests/mutants.sh tests/guest_init.sh $(wildcard tests/lib*.sh),$(wildcard tests/*.sh))
+# Other scripts in tests/ are what these source, and what runs in guests.
+SCENARIOS := $(wildcard tests/scenario_*.sh)
 
 # ---- building -----------------------------------------------------------------------------
 
