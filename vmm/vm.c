@@ -6,6 +6,7 @@
 #include "audit.h"
 #include "boot.h"
 #include "console.h"
+#include "firmware.h"
 #include "generation.h"
 #include "log.h"
 #include "report.h"
@@ -43,6 +44,8 @@ struct vm {
     struct reactor *reactor;
     struct vm_machine *machine;
     struct vm_devices devices;
+    struct vm_firmware firmware; /* without a kernel */
+    struct vm_fw_cfg *fw_cfg;
     struct vm_console *console;
     struct audit *audit;
     struct vm_control *control;
@@ -136,6 +139,17 @@ static int open_file(const char *path, int *fd, struct vdisk_error *error)
     return *fd < 0 ? error_set(error, -errno, "%s: %s", path, vdisk_strerror(-errno)) : 0;
 }
 
+static int read_firmware(struct vm *vm, struct vdisk_error *error)
+{
+    int fd, rc = open_file(vm->config->firmware, &fd, error);
+
+    if (rc)
+        return rc;
+    rc = vm_firmware_load(fd, &vm->firmware, error);
+    close(fd);
+    return rc;
+}
+
 static int open_files(struct vm *vm, struct vdisk_error *error)
 {
     const struct vm_config *config = vm->config;
@@ -143,6 +157,8 @@ static int open_files(struct vm *vm, struct vdisk_error *error)
 
     if (rc == 0 && config->initrd)
         rc = open_file(config->initrd, &vm->initrd_fd, error);
+    if (rc == 0 && config->firmware)
+        rc = read_firmware(vm, error);
     if (rc == 0 && config->audit_log)
         rc = audit_open(config->audit_log, NULL, &vm->audit, error);
     return rc;
@@ -203,6 +219,34 @@ static int open_console(struct vm *vm, struct vdisk_error *error)
     return rc;
 }
 
+static struct vm_acpi_config acpi_config(const struct vm *vm)
+{
+    return (struct vm_acpi_config){
+        .cpus = vm->config->cpus,
+        .virtio_slots = (1u << vm->devices.slots) - 1,
+        .serial = true,
+        .rtc = true,
+        .keyboard = true,
+        .generation = vm_generation_at(&vm->memory),
+    };
+}
+
+static int describe_to_firmware(struct vm *vm)
+{
+    const struct vm_firmware_machine machine = {
+        .memory = &vm->memory,
+        .acpi = acpi_config(vm),
+        .boot_slot = vm->config->drives > 0 ? 0 : -1,
+    };
+    int rc;
+
+    vm->fw_cfg = vm_fw_cfg_new(&vm->memory);
+    if (!vm->fw_cfg)
+        return -ENOMEM;
+    rc = vm_firmware_describe(&machine, vm->fw_cfg);
+    return rc ? rc : vm_fw_cfg_attach(vm->fw_cfg, &vm->devices.ports);
+}
+
 /* What needs rights, and no thread but ours. */
 static int prepare(struct vm *vm, struct vdisk_error *error)
 {
@@ -222,6 +266,8 @@ static int prepare(struct vm *vm, struct vdisk_error *error)
     vm->devices =
         (struct vm_devices){.config = vm->config, .memory = &vm->memory, .reactor = vm->reactor};
     rc = vm_devices_begin(&vm->devices, &power, error);
+    if (rc == 0 && vm->config->firmware)
+        rc = describe_to_firmware(vm);
     if (rc == 0)
         rc = open_console(vm, error);
     return rc ? rc : open_control(vm, error);
@@ -237,21 +283,18 @@ static int make_machine(struct vm *vm, struct vdisk_error *error)
         .event = on_event,
         .opaque = vm,
     };
+    int rc = vm_machine_new(&options, &vm->machine, error);
 
-    return vm_machine_new(&options, &vm->machine, error);
+    if (rc == 0 && vm->fw_cfg)
+        rc = vm_machine_add_rom(vm->machine, vm_firmware_at(&vm->firmware), vm->firmware.rom,
+                                vm->firmware.size);
+    return rc;
 }
 
 /* Memory and processors as after power on. */
 static int load_guest(struct vm *vm, struct vdisk_error *error)
 {
-    const struct vm_acpi_config acpi = {
-        .cpus = vm->config->cpus,
-        .virtio_slots = (1u << vm->devices.slots) - 1,
-        .serial = true,
-        .rtc = true,
-        .keyboard = true,
-        .generation = vm_generation_at(&vm->memory),
-    };
+    const struct vm_acpi_config acpi = acpi_config(vm);
     const struct vm_boot_options boot = {
         .kernel_fd = vm->kernel_fd,
         .initrd_fd = vm->initrd_fd,
@@ -259,12 +302,16 @@ static int load_guest(struct vm *vm, struct vdisk_error *error)
         .rsdp = VM_ACPI_AT,
     };
     struct vm_entry entry;
-    int rc = vm_acpi_build(&acpi, vm_memory_at(&vm->memory, VM_ACPI_AT, VM_ACPI_MAX));
+    int rc = vm_generation_set(&vm->memory);
 
-    if (rc == 0)
-        rc = vm_generation_set(&vm->memory);
-    if (rc == 0)
-        rc = vm_boot_load(&boot, &vm->memory, &entry, error);
+    if (vm->fw_cfg) {
+        vm_firmware_place(&vm->firmware, &vm->memory, &entry);
+    } else {
+        if (rc == 0)
+            rc = vm_acpi_build(&acpi, vm_memory_at(&vm->memory, VM_ACPI_AT, VM_ACPI_MAX));
+        if (rc == 0)
+            rc = vm_boot_load(&boot, &vm->memory, &entry, error);
+    }
     return rc ? rc : vm_machine_prepare(vm->machine, &entry, error);
 }
 
@@ -322,6 +369,8 @@ void vm_free(struct vm *vm)
     vm_console_free(vm->console);
     vm_devices_free(&vm->devices);
     vm_machine_free(vm->machine);
+    vm_fw_cfg_free(vm->fw_cfg);
+    vm_firmware_free(&vm->firmware);
     vm_memory_free(&vm->memory);
     reactor_free(vm->reactor);
     audit_close(vm->audit);
