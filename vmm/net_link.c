@@ -20,7 +20,11 @@ static void out_ended(void *opaque, int result)
     struct net_link *link = opaque;
 
     (void)result;
-    if (link->is_up)
+    if (!link->is_up)
+        return;
+    if (net_link_flush(link))
+        net_link_await_out(link);
+    else
         link->writable(link->opaque);
 }
 

@@ -73,7 +73,7 @@ static inline int net_link_send(struct net_link *link, const struct virtio_net_h
     return link->is_up ? link->ops->send(link, header, frame, length) : -ENOTCONN;
 }
 
-/* After a round of sending. 0; -EAGAIN: some wait, to be flushed when it is writable. */
+/* After a round of sending. 0; -EAGAIN: some wait, for net_link_await_out(). */
 static inline int net_link_flush(struct net_link *link)
 {
     return link->is_up && link->ops->flush ? link->ops->flush(link) : 0;
@@ -81,7 +81,7 @@ static inline int net_link_flush(struct net_link *link)
 
 /* Calls readable() once, when there may be something to receive. Nothing when it is down. */
 void net_link_await_in(struct net_link *link);
-/* The same of writable(). */
+/* The same of writable(), after what waits was flushed. */
 void net_link_await_out(struct net_link *link);
 
 /* What the driver accepted, of link->offloads. By any thread. -errno. */

@@ -178,22 +178,26 @@ static int save(struct virtio_device *device, json_t *to)
     for (unsigned i = 0; i < MAC_BYTES; i++)
         mac = mac << 8 | net->mac[i];
     if (json_object_set_new(to, "mac", json_integer((json_int_t)mac)) ||
+        json_object_set_new(to, "up", json_boolean(net->is_up)) ||
         json_object_set_new(to, "queues", vm_queues_save(net->queues)))
         return -ENOMEM;
     return 0;
 }
 
-/* The address is the one that the driver has read. */
+/* The address is the one that the driver has read, and the link what it was told. */
 static int load(struct virtio_device *device, const json_t *from, struct vdisk_error *error)
 {
     struct net *net = net_of(device);
-    const json_t *number = json_object_get(from, "mac");
+    const json_t *number = json_object_get(from, "mac"), *up = json_object_get(from, "up");
     json_int_t mac = json_integer_value(number);
 
-    if (!json_is_integer(number) || mac < 0 || mac >> 8 * MAC_BYTES)
-        return vhost_fail(error, -EINVAL, "%s: the state has no address", device->name);
+    (void)error;
+    if (!json_is_integer(number) || mac < 0 || mac >> 8 * MAC_BYTES || !json_is_boolean(up))
+        return -EINVAL;
     for (unsigned i = MAC_BYTES; i > 0; i--, mac >>= 8)
         net->mac[i - 1] = (uint8_t)mac;
+    net->is_up = json_is_true(up);
+    net_look_at_link(net);
     return vm_queues_load(net->queues, json_object_get(from, "queues"));
 }
 
