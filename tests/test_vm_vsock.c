@@ -500,9 +500,11 @@ static void test_programs_that_send_all_the_time_take_turns(void **state)
     vm_vsock_begin(&vsock);
     for (unsigned i = 0; i < 4; i++)
         fd[i] = vm_vsock_connect(&vsock, &end[i], listener, PORT, GUEST + i, MIB);
+    virtio_pause(vsock.device); /* so that it sees all of them before it begins */
     for (unsigned i = 0; i < 4; i++)
         vm_vsock_put(fd[i], flood, sizeof(flood));
     vm_rig_settle(&vsock.rig);
+    virtio_resume(vsock.device);
     for (unsigned i = 0; i < 40; i++) {
         struct vsock_header header = vm_vsock_receive(&vsock);
 
@@ -913,7 +915,7 @@ static void test_a_device_is_freed_with_everything_under_way(void **state)
 
 static void test_a_vcpu_resets_while_programs_talk(void **state)
 {
-    struct vm_vsock_end end;
+    struct vm_vsock_end end = {.guest_port = GUEST, .host_port = PORT, .alloc = MIB};
 
     (void)state;
     vm_rig_run(&vsock.rig);
@@ -922,8 +924,13 @@ static void test_a_vcpu_resets_while_programs_talk(void **state)
         int fd[8];
 
         vm_vsock_begin(&vsock);
-        int talking = vm_vsock_connect(&vsock, &end, listener, PORT, GUEST, MIB);
+        vm_vsock_say(&vsock, &end, VIRTIO_VSOCK_OP_REQUEST, 0);
+        /* Requests of programs that had been waiting come in between. */
+        while (vm_vsock_receive(&vsock).op != VIRTIO_VSOCK_OP_RESPONSE)
+            continue;
+        int talking = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
+        assert_true(talking >= 0);
         for (unsigned j = 0; j < 8; j++) {
             fd[j] = vm_vsock_dial(&vsock);
             vm_vsock_put(fd[j], "CONNECT 52\n", 11);
