@@ -18,9 +18,10 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define EVENT_INDEX (UINT64_C(1) << VIRTIO_RING_F_EVENT_IDX)
-#define TX_BYTES    (1u << 17)
-#define PATIENCE    (INT64_C(20) * 1000000000)
+#define FEATURES                                                                                   \
+    (UINT64_C(1) << VIRTIO_RING_F_EVENT_IDX | UINT64_C(1) << VIRTIO_RING_F_INDIRECT_DESC)
+#define TX_BYTES (1u << 17)
+#define PATIENCE (INT64_C(20) * 1000000000)
 
 /* ---- the device ---- */
 
@@ -94,7 +95,7 @@ uint16_t vm_vsock_give_event(struct vm_vsock *vsock, uint64_t *guest)
 
 void vm_vsock_begin(struct vm_vsock *vsock)
 {
-    vm_driver_begin(&vsock->driver, EVENT_INDEX, VM_VSOCK_QUEUE);
+    vm_driver_begin(&vsock->driver, FEATURES, VM_VSOCK_QUEUE);
     vm_vsock_give_rx(vsock, VM_VSOCK_RX);
 }
 
