@@ -2,6 +2,8 @@
 /* See vm_vsock.h. */
 #include "vm_vsock.h"
 
+#include "vsock_credit.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include <dirent.h>
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -18,9 +21,12 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define EVENT_INDEX (UINT64_C(1) << VIRTIO_RING_F_EVENT_IDX)
-#define TX_BYTES    (1u << 17)
-#define PATIENCE    (INT64_C(20) * 1000000000)
+#define FEATURES                                                                                   \
+    (UINT64_C(1) << VIRTIO_RING_F_EVENT_IDX | UINT64_C(1) << VIRTIO_RING_F_INDIRECT_DESC)
+#define TX_BYTES (1u << 17)
+#define PATIENCE (INT64_C(20) * 1000000000)
+
+uint8_t vm_vsock_pattern[VM_VSOCK_PATTERN];
 
 /* ---- the device ---- */
 
@@ -40,6 +46,8 @@ void vm_vsock_open(struct vm_vsock *vsock, bool no_uring)
     const struct reactor_options reactor = {.no_uring = no_uring};
     const char *parent = getenv("TMPDIR");
 
+    for (size_t i = 0; i < sizeof(vm_vsock_pattern); i++)
+        vm_vsock_pattern[i] = (uint8_t)(i * 13 + i / 257);
     *vsock = (struct vm_vsock){.options.cid = VM_VSOCK_CID, .options.name = "vsock"};
     vm_rig_open(&vsock->rig, VM_RIG_MEMORY);
     reactor_free(vsock->rig.reactor);
@@ -94,7 +102,7 @@ uint16_t vm_vsock_give_event(struct vm_vsock *vsock, uint64_t *guest)
 
 void vm_vsock_begin(struct vm_vsock *vsock)
 {
-    vm_driver_begin(&vsock->driver, EVENT_INDEX, VM_VSOCK_QUEUE);
+    vm_driver_begin(&vsock->driver, FEATURES, VM_VSOCK_QUEUE);
     vm_vsock_give_rx(vsock, VM_VSOCK_RX);
 }
 
@@ -171,6 +179,13 @@ uint32_t vm_vsock_credit(const struct vm_vsock_end *end)
 
     assert_in_range(under_way, 0, end->host_alloc);
     return end->host_alloc - under_way;
+}
+
+bool vm_vsock_has_packet(const struct vm_vsock *vsock)
+{
+    const struct vm_driver_queue *queue = &vsock->driver.queue[VM_VSOCK_QUEUE_RX];
+
+    return queue->seen != __atomic_load_n(&queue->used[1], __ATOMIC_ACQUIRE);
 }
 
 static struct vsock_header look_at(struct vm_vsock *vsock, uint16_t head, uint32_t length)
@@ -371,4 +386,56 @@ int vm_vsock_end_of(struct vm_vsock *vsock, int fd)
         vm_vsock_await(vsock, fd, POLLIN);
     assert_true(got <= 0);
     return got < 0 ? -errno : 0;
+}
+
+/* ---- what tests have in common ---- */
+
+unsigned vm_vsock_descriptors(void)
+{
+    DIR *all = opendir("/proc/self/fd");
+    unsigned count = 0;
+
+    assert_non_null(all);
+    while (readdir(all))
+        count++;
+    closedir(all);
+    return count;
+}
+
+void vm_vsock_expect_alive(struct vm_vsock *vsock, struct vm_vsock_end *end, int fd)
+{
+    uint8_t data[100];
+
+    vm_vsock_write(vsock, end, vm_vsock_pattern + 7, sizeof(data));
+    vm_vsock_read(vsock, fd, data, sizeof(data));
+    assert_memory_equal(data, vm_vsock_pattern + 7, sizeof(data));
+    vm_vsock_put(fd, vm_vsock_pattern, sizeof(data));
+    for (uint32_t have = 0; have < sizeof(data);) {
+        struct vsock_header header = vm_vsock_next(vsock, end);
+
+        if (header.op != VIRTIO_VSOCK_OP_RW)
+            continue;
+        assert_memory_equal(vsock->data, vm_vsock_pattern + have, header.length);
+        have += header.length;
+    }
+}
+
+void vm_vsock_fill(struct vm_vsock *vsock, struct vm_vsock_end *end)
+{
+    uint16_t head;
+    uint32_t length;
+
+    for (;;) {
+        uint32_t credit = vm_vsock_credit(end);
+
+        if (credit > 0)
+            vm_vsock_write(vsock, end, vm_vsock_pattern + end->sent, credit < 8192 ? credit : 8192);
+        vm_rig_settle(&vsock->rig);
+        if (vm_vsock_has_packet(vsock))
+            vm_vsock_expect(vsock, end, VIRTIO_VSOCK_OP_CREDIT_UPDATE);
+        else if (credit == 0)
+            break;
+    }
+    assert_false(vm_driver_take(&vsock->driver, VM_VSOCK_QUEUE_RX, &head, &length));
+    assert_in_range(end->sent, VSOCK_BUFFER_BYTES + 1, VM_VSOCK_PATTERN);
 }

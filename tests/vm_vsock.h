@@ -63,6 +63,8 @@ void vm_vsock_write(struct vm_vsock *vsock, struct vm_vsock_end *end, const void
                     uint32_t length);
 /* Bytes that the guest may send. */
 uint32_t vm_vsock_credit(const struct vm_vsock_end *end);
+/* Whether one is there. */
+bool vm_vsock_has_packet(const struct vm_vsock *vsock);
 /* Waits for the next; its buffer is given again. */
 struct vsock_header vm_vsock_receive(struct vm_vsock *vsock);
 /* Waits for the next, which must be of that connection; what it says of credit is noted. */
@@ -93,5 +95,17 @@ void vm_vsock_read(struct vm_vsock *vsock, int fd, void *data, size_t length);
 void vm_vsock_put(int fd, const void *data, size_t length);
 /* Waits for the end: 0, or -errno. */
 int vm_vsock_end_of(struct vm_vsock *vsock, int fd);
+
+/* ---- what tests have in common ---- */
+
+#define VM_VSOCK_PATTERN ((1u << 20) + 4096)
+extern uint8_t vm_vsock_pattern[VM_VSOCK_PATTERN]; /* data that shows where it is from */
+
+/* Open in this process. */
+unsigned vm_vsock_descriptors(void);
+/* The guest and the program on `fd` exchange some bytes. */
+void vm_vsock_expect_alive(struct vm_vsock *vsock, struct vm_vsock_end *end, int fd);
+/* Fills the program's socket and the device's buffer, until the guest may not go on. */
+void vm_vsock_fill(struct vm_vsock *vsock, struct vm_vsock_end *end);
 
 #endif
