@@ -304,7 +304,9 @@ static void forget(struct backend *backend)
         replace(&queue->kick, -1);
         replace(&queue->call, -1);
         replace(&queue->err, -1);
+        queue->enabled = false;
     }
+    backend->seen.last = 0;
     backend_unlock(backend);
 }
 
@@ -364,11 +366,11 @@ void backend_init(struct backend *backend)
         .connection = -1,
         .channel = -1,
     };
+    pthread_mutex_init(&backend->lock, NULL);
 }
 
 int backend_start(struct backend *backend, const char *path)
 {
-    pthread_mutex_init(&backend->lock, NULL);
     backend->stop = eventfd(0, EFD_CLOEXEC);
     backend->listener = unix_listen(path);
     if (backend->stop < 0 || backend->listener < 0)
@@ -382,7 +384,6 @@ void backend_stop(struct backend *backend)
     pthread_join(backend->thread, NULL);
     close(backend->stop);
     close(backend->listener);
-    pthread_mutex_destroy(&backend->lock);
 }
 
 void backend_lock(struct backend *backend)

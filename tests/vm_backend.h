@@ -72,8 +72,9 @@ struct backend {
     struct backend_seen seen;
 };
 
-/* What a good one says, and a socket that listens. */
+/* What a good one says. */
 void backend_init(struct backend *backend);
+/* A socket that listens, until it is stopped; it may be started again. */
 int backend_start(struct backend *backend, const char *path);
 void backend_stop(struct backend *backend);
 /* Changes of what it says, and looks at what it has seen, are made between these. */

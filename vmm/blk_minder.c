@@ -79,7 +79,7 @@ static void lose(struct virtio_blk *blk, const char *why)
 {
     disconnect(blk);
     if (!blk->missed)
-        say(blk, "the connection to %s is lost (%s); requests wait until it is back", blk->socket,
+        say(blk, "the connection to %s is lost (%s); what the guest asks for waits", blk->socket,
             why);
     blk->missed = true;
 }
