@@ -176,6 +176,14 @@ GUEST(pvh_entry, VM_ENTRY_PVH, "32",
       "1:  movl $0xfe, (%edi)\n"
       STOP)
 
+GUEST(lints, VM_ENTRY_LONG, "64",
+      "    mov $0xfee00000, %ebx\n"
+      "    movl 0x350(%rbx), %eax\n"
+      REPORT32
+      "    movl 0x360(%rbx), %eax\n"
+      REPORT32
+      STOP)
+
 GUEST(triple_fault, VM_ENTRY_LONG, "64",
       "    lidt " HERE(1f) "\n"
       "    movabs $0x4000000000, %rax\n"

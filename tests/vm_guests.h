@@ -35,6 +35,8 @@ extern const struct vm_guest vm_guest_memory;
 extern const struct vm_guest vm_guest_nobody;
 /* Report what they began with. */
 extern const struct vm_guest vm_guest_long_entry, vm_guest_pvh_entry;
+/* Reports how the local APIC's LINT0 and LINT1 are set. */
+extern const struct vm_guest vm_guest_lints;
 /* Report 1, and then: run in a circle, wait for interrupts that do not come, wait without end. */
 extern const struct vm_guest vm_guest_spins, vm_guest_halts, vm_guest_halts_deaf;
 /* Reports 1, then the vectors of the PIC (from 0x20) that come. */

@@ -5,7 +5,7 @@
  * what a process gives up before holds for them too.
  */
 #include "cpu.h"
-#include "cpuid.h"
+#include "cpu_features.h"
 #include "layout.h"
 #include "machine_impl.h"
 #include "report.h"
@@ -39,6 +39,7 @@ static int make_cpu(struct vm_machine *machine, struct vm_cpu *cpu,
 {
     const struct vm_kvm *kvm = &machine->kvm;
     void *run;
+    int rc;
 
     cpu->fd = ioctl(kvm->vm, KVM_CREATE_VCPU, (unsigned long)cpu->index);
     if (cpu->fd < 0)
@@ -53,9 +54,10 @@ static int make_cpu(struct vm_machine *machine, struct vm_cpu *cpu,
     cpu->reset = vm_cpu_state_new(kvm);
     if (!cpu->cpuid || !cpu->reset)
         return error_set(error, -ENOMEM, "out of memory");
-    if (ioctl(cpu->fd, KVM_SET_CPUID2, cpu->cpuid) < 0)
-        return error_set(error, -errno, "KVM refuses what a guest is told of its processor: %s",
-                         vdisk_strerror(-errno));
+    rc = vm_cpuid_set(cpu->fd, &cpu->cpuid);
+    if (rc)
+        return error_set(error, rc, "KVM refuses what a guest is told of its processor: %s",
+                         vdisk_strerror(rc));
     return 0;
 }
 

@@ -3,7 +3,7 @@
  * Whether a guest can go on here: what it was told is from another host, or from this one under
  * another kernel. Only what it may rely on is compared, the rest is told again as it was.
  */
-#include "cpuid.h"
+#include "cpu_features.h"
 #include "report.h"
 
 #include <errno.h>

@@ -4,8 +4,8 @@
  * depend on this host more than need be (nested virtualization, performance counters, enclaves).
  * They are one socket of cores with one thread each; the number of a vCPU is its APIC id.
  */
-#ifndef VMM_CPUID_H
-#define VMM_CPUID_H
+#ifndef VMM_CPU_FEATURES_H
+#define VMM_CPU_FEATURES_H
 
 #include "kvm.h"
 
@@ -15,6 +15,10 @@
  * memory. */
 struct kvm_cpuid2 *vm_cpuid_new(const struct vm_kvm *kvm, const struct kvm_cpuid2 *supported,
                                 unsigned id, unsigned cpus);
+
+/* Tells it to a vCPU that has not run yet, and replaces it with what the guest will really see: a
+ * KVM may know better. -errno. */
+int vm_cpuid_set(int vcpu, struct kvm_cpuid2 **cpuid);
 
 /* NULL: there is none. */
 const struct kvm_cpuid_entry2 *vm_cpuid_find(const struct kvm_cpuid2 *cpuid, uint32_t function,

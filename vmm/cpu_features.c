@@ -3,7 +3,7 @@
  * KVM's list describes the host's processor, with its own numbers of cores and sharing of caches:
  * what says so in it is made anew.
  */
-#include "cpuid.h"
+#include "cpu_features.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -184,6 +184,27 @@ struct kvm_cpuid2 *vm_cpuid_new(const struct vm_kvm *kvm, const struct kvm_cpuid
     if (last >= 0x1f)
         add_topology(cpuid, 0x1f, &place);
     return cpuid;
+}
+
+int vm_cpuid_set(int vcpu, struct kvm_cpuid2 **cpuid)
+{
+    struct kvm_cpuid2 *seen;
+    int rc;
+
+    if (ioctl(vcpu, KVM_SET_CPUID2, *cpuid) < 0)
+        return -errno;
+    seen = calloc(1, sizeof(*seen) + VM_CPUID_MAX * sizeof(seen->entries[0]));
+    if (!seen)
+        return -ENOMEM;
+    seen->nent = VM_CPUID_MAX;
+    if (ioctl(vcpu, KVM_GET_CPUID2, seen) < 0) {
+        rc = -errno;
+        free(seen);
+        return rc;
+    }
+    free(*cpuid);
+    *cpuid = seen;
+    return 0;
 }
 
 const struct kvm_cpuid_entry2 *vm_cpuid_find(const struct kvm_cpuid2 *cpuid, uint32_t function,
