@@ -21,6 +21,7 @@
 static const unsigned long ioctls[] = {
     KVM_RUN,
     KVM_IRQ_LINE,
+    KVM_IRQFD,
     KVM_IOEVENTFD,
     KVM_CHECK_EXTENSION,
     KVM_GET_SUPPORTED_CPUID,

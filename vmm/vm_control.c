@@ -130,7 +130,7 @@ static const struct command commands[] = {
     {"power-button", CONTROL_OPERATOR, 0, 0, run_power_button},
     {"stop", CONTROL_OPERATOR, 0, 0, run_stop},
     {"balloon", CONTROL_OPERATOR, FIELD_SIZE, 0, run_balloon},
-    {"limits-set", CONTROL_OPERATOR, FIELD_NET, FIELD_IN | FIELD_OUT, run_limits},
+    {"limits", CONTROL_OPERATOR, FIELD_NET, FIELD_IN | FIELD_OUT, run_limits},
 };
 
 /* {"rate": bytes a second, "burst": bytes}; a rate of 0 is no limit. */
