@@ -16,6 +16,26 @@
 #define LOCKED         INT64_C(1000000)   /* and to get the device's lock */
 #define SENTENCE_BYTES 1024u
 
+/* What makes a difference only between driver and back end. */
+#define OF_DRIVE                                                                                   \
+    (BIT(VIRTIO_BLK_F_SIZE_MAX) | BIT(VIRTIO_BLK_F_SEG_MAX) | BIT(VIRTIO_BLK_F_GEOMETRY) |         \
+     BIT(VIRTIO_BLK_F_RO) | BIT(VIRTIO_BLK_F_BLK_SIZE) | BIT(VIRTIO_BLK_F_FLUSH) |                 \
+     BIT(VIRTIO_BLK_F_TOPOLOGY) | BIT(VIRTIO_BLK_F_CONFIG_WCE) | BIT(VIRTIO_BLK_F_MQ) |            \
+     BIT(VIRTIO_BLK_F_DISCARD) | BIT(VIRTIO_BLK_F_WRITE_ZEROES))
+#define OF_RINGS                                                                                   \
+    (BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_F_RING_PACKED) | BIT(VIRTIO_RING_F_INDIRECT_DESC) |      \
+     BIT(VIRTIO_RING_F_EVENT_IDX))
+
+uint64_t blk_minder_features(const struct virtio_blk *blk)
+{
+    uint64_t features = blk->front.offered & (OF_DRIVE | OF_RINGS);
+
+    /* Where a lost back end was in a packed ring, nothing but the in-flight memory says. */
+    if (!vhost_front_has(&blk->front, VHOST_P_INFLIGHT))
+        features &= ~BIT(VIRTIO_F_RING_PACKED);
+    return features;
+}
+
 /* ---- what it says ---- */
 
 static void __attribute__((format(printf, 2, 3)))
@@ -64,12 +84,36 @@ static bool is_connected(const struct virtio_blk *blk)
     return blk->front.fd >= 0;
 }
 
+/* All that the driver has asked for is answered, as far as a split ring says. */
+static bool is_idle(const struct virtio_blk *blk)
+{
+    for (unsigned i = 0; i < blk->device.queues; i++) {
+        const struct virtqueue *ring = &blk->rings.ring[i];
+
+        if (blk->rings.settings[i].ready &&
+            __atomic_load_n(&ring->avail[1], __ATOMIC_ACQUIRE) != vring_used_index(ring))
+            return false;
+    }
+    return true;
+}
+
+/* Its queues, if it had any, are the next one's. */
+static void disown(struct virtio_blk *blk)
+{
+    struct blk_rings *rings = &blk->rings;
+
+    rings->orphaned = rings->inflight.fd >= 0 || !is_idle(blk);
+    for (unsigned i = 0; i < blk->device.queues && !rings->orphaned; i++)
+        if (rings->settings[i].ready)
+            rings->base[i] = vring_used_index(&rings->ring[i]);
+}
+
 static void disconnect(struct virtio_blk *blk)
 {
     vhost_front_close(&blk->front);
     blk->shared = blk->used = false;
     if (blk->runs)
-        blk->rings.orphaned = true;
+        disown(blk);
     blk->runs = false;
     blk->wce = -1;
     blk->next_try = reactor_now() + RETRY;
@@ -130,7 +174,7 @@ static void adopt(struct virtio_blk *blk)
 static const char *difference(struct virtio_blk *blk)
 {
     const struct virtio_blk_config *theirs = &blk->theirs;
-    const uint64_t features = blk->rings.features, has = blk->front.offered;
+    const uint64_t features = blk->rings.features, has = blk_minder_features(blk);
     struct virtio_blk_config ours;
 
     pthread_mutex_lock(&blk->lock);
@@ -140,6 +184,9 @@ static const char *difference(struct virtio_blk *blk)
         return has & BIT(VIRTIO_BLK_F_RO) ? "it is read-only now" : "it is not read-only any more";
     if (features & ~has)
         return "it lacks features that the guest uses";
+    if (blk->rings.orphaned &&
+        (!vhost_front_has(&blk->front, VHOST_P_INFLIGHT) || blk->rings.inflight.fd < 0))
+        return "it cannot know which requests were in flight";
     if (blk->front.queues < blk->device.queues)
         return "it has fewer queues";
     if (theirs->capacity < ours.capacity)

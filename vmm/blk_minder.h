@@ -36,7 +36,7 @@ struct blk_rings {
     struct virtqueue ring[VIRTIO_QUEUES_MAX]; /* resolved, to look at */
     uint32_t base[VIRTIO_QUEUES_MAX];         /* where it begins, or goes on */
     bool goes_on;  /* it ran since it was reset: `base` is what a back end said, or began with */
-    bool orphaned; /* a back end was lost with requests: they are in the in-flight memory */
+    bool orphaned; /* a back end was lost with requests; the in-flight memory, if any, knows them */
     struct vhost_front_inflight inflight;
 };
 
@@ -70,6 +70,8 @@ struct virtio_blk {
     int64_t next_try;
 };
 
+/* The features that a driver can have of what is connected. */
+uint64_t blk_minder_features(const struct virtio_blk *blk);
 /* Connects, and reads the configuration into blk->theirs. Before there is a minder; -errno. */
 int blk_minder_connect(struct virtio_blk *blk, struct vdisk_error *error);
 /* The thread; -errno. */

@@ -18,10 +18,12 @@
 /* Much more than the largest ring can need. */
 #define INFLIGHT_MAX           (UINT64_C(64) << 20)
 
-/* Nothing of a drive works without these: a guest that goes on beside a new back end needs to know
- * what the last one had taken, and each step to have been made before the next. */
-#define NEEDED                 (BIT(VHOST_P_REPLY_ACK) | BIT(VHOST_P_CONFIG) | BIT(VHOST_P_INFLIGHT))
-#define WANTED                 (NEEDED | BIT(VHOST_P_MQ) | BIT(VHOST_P_BACKEND_REQ) | BIT(VHOST_P_RESET_DEVICE))
+/* Without the one no step is known to have been made before the next, without the other there is no
+ * drive. */
+#define NEEDED                 (BIT(VHOST_P_REPLY_ACK) | BIT(VHOST_P_CONFIG))
+#define WANTED                                                                                     \
+    (NEEDED | BIT(VHOST_P_MQ) | BIT(VHOST_P_BACKEND_REQ) | BIT(VHOST_P_INFLIGHT) |                 \
+     BIT(VHOST_P_RESET_DEVICE))
 
 /* ---- bytes ---- */
 

@@ -52,8 +52,8 @@ static inline bool vhost_front_has(const struct vhost_front *front, enum vhost_p
 
 /*
  * Connects to the socket at a path, and settles the protocol. -ENOTSUP: the back end lacks what no
- * drive can be without: acknowledgements, a configuration, memory of what is in flight. Or -errno.
- * After a failure there is no connection.
+ * drive can be without: acknowledgements, a configuration. Or -errno. After a failure there is no
+ * connection.
  */
 int vhost_front_connect(struct vhost_front *front, const char *path, struct vdisk_error *error);
 
@@ -74,7 +74,8 @@ struct vhost_front_inflight {
     int fd; /* -1: there is none yet */
     struct vhost_wire_inflight about;
 };
-/* Gives it to the back end, which makes it first if there is none. No queue is running. */
+/* Gives it to the back end, which makes it first if there is none. No queue is running. Nothing,
+ * where the back end does not know of such memory. */
 int vhost_front_share_inflight(struct vhost_front *front, struct vhost_front_inflight *inflight,
                                unsigned queues, uint16_t queue_size, struct vdisk_error *error);
 /* The next back end begins with nothing in flight. */

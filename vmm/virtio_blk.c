@@ -18,16 +18,6 @@
 #define QUEUE_MAX   256u
 #define PACKED_BASE 0x80008000u /* nothing made available or used, both wrap counters 1 */
 
-/* What makes a difference only between driver and back end. */
-#define OF_DRIVE                                                                                   \
-    (BIT(VIRTIO_BLK_F_SIZE_MAX) | BIT(VIRTIO_BLK_F_SEG_MAX) | BIT(VIRTIO_BLK_F_GEOMETRY) |         \
-     BIT(VIRTIO_BLK_F_RO) | BIT(VIRTIO_BLK_F_BLK_SIZE) | BIT(VIRTIO_BLK_F_FLUSH) |                 \
-     BIT(VIRTIO_BLK_F_TOPOLOGY) | BIT(VIRTIO_BLK_F_CONFIG_WCE) | BIT(VIRTIO_BLK_F_MQ) |            \
-     BIT(VIRTIO_BLK_F_DISCARD) | BIT(VIRTIO_BLK_F_WRITE_ZEROES))
-#define OF_RINGS                                                                                   \
-    (BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_F_RING_PACKED) | BIT(VIRTIO_RING_F_INDIRECT_DESC) |      \
-     BIT(VIRTIO_RING_F_EVENT_IDX))
-
 static struct virtio_blk *blk_of(struct virtio_device *device)
 {
     return (struct virtio_blk *)device;
@@ -257,7 +247,7 @@ static int count_queues(const struct virtio_blk *blk, const struct virtio_blk_op
 {
     unsigned theirs = blk->front.queues;
 
-    if (!(blk->front.offered & BIT(VIRTIO_BLK_F_MQ)))
+    if (!(blk_minder_features(blk) & BIT(VIRTIO_BLK_F_MQ)))
         theirs = 1;
     *queues = options->queues ? options->queues : options->cpus;
     if (options->queues > theirs || *queues > VIRTIO_QUEUES_MAX) {
@@ -276,7 +266,7 @@ static int describe(struct virtio_blk *blk, const struct virtio_blk_options *opt
                     struct vdisk_error *error)
 {
     struct virtio_device *device = &blk->device;
-    uint64_t offered = blk->front.offered & (OF_DRIVE | OF_RINGS);
+    uint64_t offered = blk_minder_features(blk);
     unsigned queues = 0;
     int rc = count_queues(blk, options, &queues, error);
 
