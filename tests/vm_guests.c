@@ -419,6 +419,30 @@ GUEST(starts_others, VM_ENTRY_LONG, "64",
       REPORT32
       STOP)
 
+GUEST(all_fault, VM_ENTRY_LONG, "64",
+      LAPIC_ON
+      "    movl $0xc4500, 0x300(%rbx)\n"
+      "    movl $0xc4602, 0x300(%rbx)\n"
+      "    lidt " HERE(1f) "\n"
+      "    movabs $0x4000000000, %rax\n"
+      "    mov (%rax), %eax\n"
+      STOP
+      "1:  .word 0\n"
+      "    .quad 0\n"
+      ".fill 0x1000 - (. - 100b)\n"
+      ".code16\n"
+      "    mov $2, %eax\n"
+      REPORT32
+      "    xor %ax, %ax\n"
+      "    mov %ax, %ds\n"
+      "    lidtl " HERE(1b) "\n"
+      "    mov %cr0, %eax\n"
+      "    or $1, %al\n"
+      "    mov %eax, %cr0\n"
+      "    mov $0xfff8, %ax\n" /* no such selector, no gate for that */
+      "    mov %ax, %ds\n"
+      STOP)
+
 /* Of all processors; the first begins at 0:0x1000, others at 0x100:0. */
 GUEST(asks, VM_ENTRY_REAL, "16",
       "    mov $0x1000, %ax\n"

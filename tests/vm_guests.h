@@ -54,6 +54,8 @@ extern const struct vm_guest vm_guest_holds;
 extern const struct vm_guest vm_guest_starts_others;
 /* A triple fault. */
 extern const struct vm_guest vm_guest_triple_fault;
+/* Starts all others; each of them reports 2; all have a triple fault. */
+extern const struct vm_guest vm_guest_all_fault;
 /* Jumps to where no memory is, which KVM cannot do for it. */
 extern const struct vm_guest vm_guest_leaves_memory;
 /* Writes 3, then 4, to VM_KIT_MMIO + 0x50, and reports 1. */
