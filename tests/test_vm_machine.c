@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include <poll.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -432,6 +433,22 @@ static void test_a_triple_fault_asks_for_a_reset_once(void **state)
     vm_kit_wait(kit, 1);
 }
 
+static void test_of_processors_that_end_together_one_is_told(void **state)
+{
+    WITH(4);
+    for (unsigned round = 0; round < 5; round++) {
+        vm_kit_forget(kit);
+        vm_kit_run(kit, &vm_guest_all_fault);
+        vm_kit_wait_event(kit);
+        while (vm_kit_count(kit) < 3) /* they go on, unlike the one that was told of */
+            sched_yield();
+        vm_machine_stop(kit->machine);
+        assert_int_equal(kit->events, 1);
+        if (kit->event != VM_EVENT_RESET)
+            fail_msg("%s", kit->why);
+    }
+}
+
 static void test_what_kvm_cannot_do_is_told_with_its_reason(void **state)
 {
     WITH(1);
@@ -510,6 +527,7 @@ int main(void)
         TEST(test_a_reset_machine_is_as_new),
         TEST(test_a_reset_ends_timers_and_forgets_interrupts),
         TEST(test_a_triple_fault_asks_for_a_reset_once),
+        TEST(test_of_processors_that_end_together_one_is_told),
         TEST(test_what_kvm_cannot_do_is_told_with_its_reason),
         TEST(test_a_processor_has_had_time),
         TEST(test_a_kvm_that_is_none_is_refused_in_words),

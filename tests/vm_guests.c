@@ -350,6 +350,59 @@ GUEST(timers, VM_ENTRY_LONG, "64",
       HANDLER_LONG(6, 0x40)
       GATES_AT)
 
+/* ---- state ---- */
+
+GUEST(holds, VM_ENTRY_LONG, "64",
+      "    mov $0xd0000010, %r12d\n"
+      "    mov %cr4, %rax\n"
+      "    or $0x200, %eax\n" /* SSE is on */
+      "    mov %rax, %cr4\n"
+      "    movups " HERE(8f) ", %xmm0\n"
+      "    movups " HERE(8f) " + 16, %xmm15\n"
+      "    movabs $0x1111111122222222, %r15\n"
+      "    movabs $0x3333333344444444, %rbp\n"
+      "    mov $0x55555555, %eax\n"
+      "    mov %rax, %dr1\n"
+      "    mov $0x66666666, %eax\n"
+      "    mov %rax, %cr2\n"
+      "    mov $0xc0000082, %ecx\n" /* LSTAR */
+      "    mov $0x77777777, %eax\n"
+      "    mov $0x1111, %edx\n"
+      "    wrmsr\n"
+      "    mov $0xc0000102, %ecx\n" /* KERNEL_GS_BASE */
+      "    mov $0x88888888, %eax\n"
+      "    mov $0x2222, %edx\n"
+      "    wrmsr\n"
+      "    mov $1, %eax\n"
+      REPORT32
+      "1:  pause\n"
+      "    cmpb $0, 0x10000\n"
+      "    je 1b\n"
+      "    movups %xmm0, 0xc000\n"
+      "    movups %xmm15, 0xc010\n"
+      "    mov 0xc000, %rax\n"
+      "    mov %rax, (%r12)\n"
+      "    mov 0xc018, %rax\n"
+      "    mov %rax, (%r12)\n"
+      "    mov %r15, (%r12)\n"
+      "    mov %rbp, (%r12)\n"
+      "    mov %dr1, %rax\n"
+      "    mov %rax, (%r12)\n"
+      "    mov %cr2, %rax\n"
+      "    mov %rax, (%r12)\n"
+      "    mov $0xc0000082, %ecx\n"
+      "    rdmsr\n"
+      "    shl $32, %rdx\n"
+      "    or %rdx, %rax\n"
+      "    mov %rax, (%r12)\n"
+      "    mov $0xc0000102, %ecx\n"
+      "    rdmsr\n"
+      "    shl $32, %rdx\n"
+      "    or %rdx, %rax\n"
+      "    mov %rax, (%r12)\n"
+      STOP
+      "8:  .quad 0x9999999999999999, 0, 0, 0xaaaaaaaaaaaaaaaa\n")
+
 /* ---- more processors ---- */
 
 GUEST(starts_others, VM_ENTRY_LONG, "64",
@@ -364,6 +417,30 @@ GUEST(starts_others, VM_ENTRY_LONG, "64",
       "    mov %ebx, %eax\n"
       "    shr $24, %eax\n"
       REPORT32
+      STOP)
+
+GUEST(all_fault, VM_ENTRY_LONG, "64",
+      LAPIC_ON
+      "    movl $0xc4500, 0x300(%rbx)\n"
+      "    movl $0xc4602, 0x300(%rbx)\n"
+      "    lidt " HERE(1f) "\n"
+      "    movabs $0x4000000000, %rax\n"
+      "    mov (%rax), %eax\n"
+      STOP
+      "1:  .word 0\n"
+      "    .quad 0\n"
+      ".fill 0x1000 - (. - 100b)\n"
+      ".code16\n"
+      "    mov $2, %eax\n"
+      REPORT32
+      "    xor %ax, %ax\n"
+      "    mov %ax, %ds\n"
+      "    lidtl " HERE(1b) "\n"
+      "    mov %cr0, %eax\n"
+      "    or $1, %al\n"
+      "    mov %eax, %cr0\n"
+      "    mov $0xfff8, %ax\n" /* no such selector, no gate for that */
+      "    mov %ax, %ds\n"
       STOP)
 
 /* Of all processors; the first begins at 0:0x1000, others at 0x100:0. */

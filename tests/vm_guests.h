@@ -46,10 +46,16 @@ extern const struct vm_guest vm_guest_ioapic;
 /* The same with timers: after about 0.15 s the local APIC's is 0x40, or with a byte at VM_KIT_DATA
  * that is not 0 the deadline of the TSC is; the PIT is 0x20, again and again. */
 extern const struct vm_guest vm_guest_timers;
+/* Puts known values into registers of each kind, reports 1, waits until the byte at VM_KIT_DATA is
+ * not 0, and then reports what is in them (8 bytes, to memory). */
+#define VM_GUEST_HELD 8u
+extern const struct vm_guest vm_guest_holds;
 /* Starts all others; each reports its APIC id. */
 extern const struct vm_guest vm_guest_starts_others;
 /* A triple fault. */
 extern const struct vm_guest vm_guest_triple_fault;
+/* Starts all others; each of them reports 2; all have a triple fault. */
+extern const struct vm_guest vm_guest_all_fault;
 /* Jumps to where no memory is, which KVM cannot do for it. */
 extern const struct vm_guest vm_guest_leaves_memory;
 /* Writes 3, then 4, to VM_KIT_MMIO + 0x50, and reports 1. */
