@@ -12,11 +12,12 @@ guest_lacks() {
     kernel_lacks qemu-system-x86_64 fio mke2fs
 }
 
-# guest_initramfs FILE INIT FLAVOUR MODULE...: busybox, mke2fs, fio, the modules of that kernel.
+# guest_initramfs FILE INIT FLAVOURS MODULE...: busybox, mke2fs, fio, the modules of these kernels.
 guest_initramfs() {
+    local flavour
     root_busybox guest
     root_programs guest mke2fs fio
-    root_modules guest "${@:3}"
+    for flavour in $3; do root_modules guest "$flavour" "${@:4}"; done
     cp "$VDISK_SRC/tests/guest_steps.sh" guest/steps
     cp "$2" guest/init && chmod 755 guest/init
     root_pack guest "$1"
