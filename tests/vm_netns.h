@@ -14,9 +14,10 @@ const char *vm_netns_enter(void);
 /*
  * A persistent tap, which is still down: the kernel passes frames at once if it is set up after it
  * was opened by who serves it, and a second later if before. `flags` besides IFF_TAP:
- * IFF_MULTI_QUEUE. Of that user; -1: of none.
+ * IFF_MULTI_QUEUE. Of that user; -1: of none. False: there is
+ * no such user in the namespace, and no tap.
  */
-void vm_netns_make_tap(const char *name, short flags, int owner);
+bool vm_netns_make_tap(const char *name, short flags, int owner);
 void vm_netns_remove(const char *name);
 bool vm_netns_exists(const char *name);
 void vm_netns_set_up(const char *name, bool up);
