@@ -216,6 +216,34 @@ static void test_a_paused_device_is_still_and_forgets_nothing(void **state)
     expect_each_answered_once();
 }
 
+static void test_what_was_kept_is_forgotten_with_a_reset(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < 2; i++) {
+        vm_driver_begin(&driver, 0, SIZE);
+        ask(0, 3);
+        assert_int_equal(slow->held_count, 3);
+        virtio_pause(&slow->device);
+        if (i == 0) { /* it cannot go on */
+            slow->refuse = -EIO;
+            virtio_resume(&slow->device);
+            slow->refuse = 0;
+            assert_int_equal(vm_driver_status(&driver), 0xf | BROKEN);
+            vm_driver_reset(&driver);
+        } else {
+            vm_driver_reset(&driver);
+            virtio_resume(&slow->device);
+        }
+        assert_int_equal(slow->held_count, 0);
+        assert_false(slow->device.started);
+    }
+    vm_driver_begin(&driver, 0, SIZE);
+    ask(0, REQUESTS);
+    vm_slow_answer(slow, REQUESTS);
+    assert_int_equal(take_all(), REQUESTS);
+    expect_each_answered_once();
+}
+
 static void test_a_device_without_driver_can_be_paused(void **state)
 {
     (void)state;
@@ -465,6 +493,7 @@ int main(void)
         TEST(test_a_device_that_cannot_start_needs_a_reset),
         TEST(test_a_queue_is_taken_back_while_others_go_on),
         TEST(test_a_paused_device_is_still_and_forgets_nothing),
+        TEST(test_what_was_kept_is_forgotten_with_a_reset),
         TEST(test_a_device_without_driver_can_be_paused),
         TEST(test_a_loaded_device_goes_on_with_what_was_under_way),
         TEST(test_a_failed_device_is_as_failed_when_loaded),

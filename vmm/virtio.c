@@ -4,6 +4,7 @@
  *
  * Invariants:
  * - `started` is true exactly between an ops->start() that succeeded and ops->stop().
+ * - What a kind keeps for going on is forgotten with a reset, also when it could not go on.
  * - A device that starts, or goes on, finds all its queues kicked: what the driver had made
  *   available while nobody looked is not forgotten.
  * - While paused no edge leaves; what has come up meanwhile is in `interrupts`, and told with
@@ -109,7 +110,7 @@ static int watch_kicks(struct virtio_device *device)
 {
     if (!device->ops->kicked)
         return 0;
-    device->kicks = calloc(device->queues, sizeof(*device->kicks));
+    device->kicks = calloc(VIRTIO_QUEUES_MAX, sizeof(*device->kicks));
     if (!device->kicks)
         return -ENOMEM;
     for (unsigned i = 0; i < device->queues; i++) {
@@ -174,10 +175,11 @@ int virtio_init(struct virtio_device *device, const struct vm_memory *memory,
 
 static void stop(struct virtio_device *device, bool keep)
 {
-    if (!device->started)
+    if (!device->started && (keep || !device->kept))
         return;
     device->ops->stop(device, keep);
     device->started = false;
+    device->kept = keep;
 }
 
 void virtio_free(struct virtio_device *device)
@@ -203,6 +205,7 @@ static void start(struct virtio_device *device)
         return;
     }
     device->started = true;
+    device->kept = false;
     kick_ready(device);
 }
 

@@ -44,8 +44,9 @@ struct virtio_ops {
                          unsigned size);
     /* DRIVER_OK: `accepted` and the queues are settled. -errno: the device needs a reset. */
     int (*start)(struct virtio_device *device);
-    /* After it nothing of the device reaches the guest's memory or line. Called only when started.
-     * With `keep` it is to go on from where it was (pause); else it is reset. */
+    /* After it nothing of the device reaches the guest's memory or line. With `keep` it is to go on
+     * from where it was (pause); else it is reset. Called when started; and without `keep` also to
+     * forget what a stop with it, or load, has left. */
     void (*stop)(struct virtio_device *device, bool keep);
     /* The queue was kicked, on the reactor's thread, and the device is started. NULL: the kick
      * descriptors are another's to read (vhost-user). */
@@ -83,6 +84,7 @@ struct virtio_device {
     uint32_t generation;         /* of the configuration */
     uint32_t features_select, accepted_select, queue_select; /* registers */
     bool started, paused; /* started: between ops->start() and ops->stop() */
+    bool kept;            /* it is stopped, and to go on from where it was */
     struct virtio_queue_settings queue[VIRTIO_QUEUES_MAX];
 };
 
@@ -119,7 +121,7 @@ static inline bool virtio_has(const struct virtio_device *device, unsigned featu
 /* ---- for the transport, with the lock held ---- */
 
 /* Writes of the status register; 0 resets. Does what the steps of VIRTIO 1.2, 3.1.1 ask for; a step
- * before its turn is not taken. Not while paused. */
+ * before its turn is not taken. While paused it may only be reset. */
 void virtio_set_status(struct virtio_device *device, uint32_t status);
 /* QueueReady. A queue can be made ready once it has a size and until DRIVER_OK, and taken back at
  * any time: nothing of it is served afterwards. */

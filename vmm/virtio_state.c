@@ -164,6 +164,7 @@ static int load(struct virtio_device *device, const json_t *from, struct vdisk_e
     device->queue_select = (uint32_t)state.queue_select;
     for (unsigned i = 0; i < device->queues; i++)
         device->queue[i] = state.queue[i];
+    device->kept = true;
     rc = device->ops->load ? device->ops->load(device, state.own, error) : 0;
     return rc == -EINVAL ? fail_senseless(device, error) : rc;
 }
