@@ -12,12 +12,16 @@
 
 #include "layout.h"
 #include "queue.h"
+#include "unix_listen.h"
 #include "virtio_balloon.h"
 #include "virtio_mmio.h"
+#include "virtio_net.h"
 #include "virtio_rng.h"
 
 #include <linux/virtio_mmio.h>
 #include <linux/virtio_ring.h>
+#include <stdio.h>
+#include <unistd.h>
 
 #define STEPS_MAX  256u
 #define RING       16u
@@ -67,9 +71,70 @@ static void host_balloon(struct virtio_device *device, uint32_t value)
     virtio_balloon_stats(device, stats);
 }
 
+/* The other end of a network: the connection that was made last. */
+static struct {
+    char path[64];
+    int listening, fd;
+} peer = {.listening = -1, .fd = -1};
+
+static void forget_peer(void)
+{
+    (void)unlink(peer.path);
+}
+
+static int make_net(const struct vm_memory *ram, struct reactor *loop, struct virtio_device **out)
+{
+    const struct virtio_net_options options = {.name = "net", .socket = peer.path};
+
+    if (peer.listening < 0) {
+        (void)snprintf(peer.path, sizeof(peer.path), "/tmp/vdisk-fuzz-net-%d", (int)getpid());
+        peer.listening = unix_listen(peer.path);
+        require(peer.listening >= 0 && atexit(forget_peer) == 0);
+    }
+    require(virtio_net_new(&options, ram, loop, out, NULL) == 0);
+    if (peer.fd >= 0)
+        close(peer.fd);
+    peer.fd = accept4(peer.listening, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    require(peer.fd >= 0);
+    return 0;
+}
+
+/* Whole frames only, in their stream. */
+static void take_frames(void)
+{
+    static uint8_t bytes[4 + 65553];
+    uint32_t length;
+
+    while (recv(peer.fd, &length, 4, MSG_PEEK) == 4) {
+        length = __builtin_bswap32(length);
+        require(length >= 14 && length <= sizeof(bytes) - 4);
+        if (recv(peer.fd, bytes, 4 + length, MSG_PEEK) < (ssize_t)(4 + length))
+            return;
+        require(recv(peer.fd, bytes, 4 + length, 0) == (ssize_t)(4 + length));
+    }
+}
+
+static void host_net(struct virtio_device *device, uint32_t value)
+{
+    static uint8_t bytes[4 + 65553];
+    const uint32_t length = (value >> 2) % 65554, prefix = __builtin_bswap32(length);
+    const struct limit_setting limit = {value >> 2, value >> 20};
+    struct virtio_net_counts counts;
+
+    take_frames();
+    memcpy(bytes, &prefix, 4);
+    if ((value & 3) == 3)
+        virtio_net_limits(device, &limit, &limit);
+    else /* what does not fit is lost, with the frame's end perhaps */
+        (void)send(peer.fd, bytes, 4 + length, MSG_NOSIGNAL);
+    virtio_net_counts(device, &counts);
+    require(counts.in.bytes >= counts.in.frames * 14 && counts.out.bytes >= counts.out.frames * 14);
+}
+
 static const struct kind kinds[] = {
     {virtio_rng_new, NULL},
     {virtio_balloon_new, host_balloon},
+    {make_net, host_net},
 };
 
 /* ---- one device ---- */
