@@ -254,6 +254,28 @@ static void test_an_initrd_goes_as_high_as_it_can(void **state)
     header.initrd_addr_max = (uint32_t)VM_KIT_LINUX_AT;
     put_header(&try, &header);
     assert_int_equal(initrd_at(&try, 1), 0);
+    /* Room enough, but not from the beginning of a page on. */
+    header.initrd_addr_max = UINT32_MAX;
+    header.init_size = VM_KIT_LINUX_ROOM + 1;
+    put_header(&try, &header);
+    assert_int_equal(initrd_at(&try, end - begin - 1), 0);
+    assert_int_equal(initrd_at(&try, end - begin - PAGE), begin + PAGE);
+    end_try(&try);
+}
+
+static void test_an_initrd_larger_than_all_memory_is_refused(void **state)
+{
+    static const off_t sizes[] = {1 << 24, 1 << 30, (off_t)1 << 40, INT64_MAX - 4095};
+    struct try try;
+
+    (void)state;
+    new_try(&try, SMALL, false);
+    try.options.initrd_fd = vm_kit_file("", 0);
+    for (unsigned i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+        assert_int_equal(ftruncate(try.options.initrd_fd, sizes[i]), 0);
+        assert_int_equal(load(&try), VDISK_E_LIMIT);
+        assert_non_null(strstr(try.error.text, "initrd is too large"));
+    }
     end_try(&try);
 }
 
@@ -586,6 +608,10 @@ static void test_an_elf_file_without_a_usable_entry_is_refused(void **state)
     put_segment(&try, 0, &segment);
     refused(&try, VDISK_E_MALFORMED, "notes");
     put_segment(&try, 0, &good);
+    /* A name of three characters that nothing ends is not Xen's. */
+    try.file[VM_KIT_PVH_NOTES + 24] = 3;
+    refused(&try, VDISK_E_UNSUPPORTED, "no PVH entry");
+    try.file[VM_KIT_PVH_NOTES + 24] = 4;
     /* The value is the last of the notes. */
     uint8_t *entry = try.file + VM_KIT_PVH_NOTES + good.p_filesz - 4;
 
@@ -661,6 +687,7 @@ int main(void)
         cmocka_unit_test(test_the_zero_page_says_what_the_loader_did),
         cmocka_unit_test(test_the_map_of_the_zero_page_is_the_machines),
         cmocka_unit_test(test_an_initrd_goes_as_high_as_it_can),
+        cmocka_unit_test(test_an_initrd_larger_than_all_memory_is_refused),
         cmocka_unit_test(test_an_initrd_is_below_the_gap_in_large_memory),
         cmocka_unit_test(test_an_initrd_is_a_file_that_can_be_read),
         cmocka_unit_test(test_a_pvh_kernel_gets_the_start_info),
