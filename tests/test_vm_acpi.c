@@ -411,7 +411,7 @@ static void test_the_serial_port_and_the_clock_are_described_if_there(void **sta
 
 static void test_the_machine_can_be_switched_off(void **state)
 {
-    static const uint8_t s5[] = {0x12, 6, 2, 0x0a, VM_ACPI_S5, 0x0a, VM_ACPI_S5};
+    static const uint8_t s5[] = {0x12, 6, 2, 0x0a, VM_SLEEP_OFF, 0x0a, VM_SLEEP_OFF};
     static struct tables tables;
 
     (void)state;
@@ -459,7 +459,7 @@ static void test_no_two_devices_share_an_interrupt(void **state)
     used[VM_IRQ_SERIAL]++;
     used[VM_IRQ_RTC]++;
     used[VM_IRQ_SCI]++;
-    used[VM_ACPI_NOTICE]++;
+    used[VM_IRQ_GENERATION]++;
     used[0]++; /* the timer, the controllers' cascade, the keyboard */
     used[1]++;
     used[2]++;

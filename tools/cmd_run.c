@@ -4,6 +4,7 @@
  * drives, and stays until the guest is off. If vdiskd ends before that it is started again, and the
  * guest sees nothing but a wait; so the key is kept until then.
  */
+#include "cgroup.h"
 #include "commands.h"
 #include "imagespec.h"
 #include "keyopt.h"
@@ -11,6 +12,7 @@
 #include "options.h"
 #include "report.h"
 #include "rundir.h"
+#include "sizes.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -37,7 +39,11 @@ struct run {
     const char *name, *kernel, *initrd, *command, *firmware, *console, *vsock, *user, *memory,
         *cpus, *limits, *audit_log;
     struct option_list drives, nets;
+    const char *cpu_limit;
+    struct option_size weight, memory_limit;
     bool read_only, quiet;
+    struct cgroup_limits shares;
+    char group[CGROUP_PATH_BYTES]; /* "": none */
     struct imagespec spec[DRIVES_MAX];
     unsigned count;
     struct rundir dir;
@@ -47,8 +53,8 @@ struct run {
 
 /* ---- programs ---- */
 
-/* They end with us, whatever ends us, and get signals as we did. */
-static pid_t start(const char *program, struct launch *words)
+/* They end with us, whatever ends us, and get signals as we did; `group` as of cgroup.h. */
+static pid_t start(const char *program, const char *group, struct launch *words)
 {
     pid_t parent = getpid(), pid = words->failed ? -1 : fork();
 
@@ -60,7 +66,10 @@ static pid_t start(const char *program, struct launch *words)
         sigemptyset(&none);
         sigprocmask(SIG_SETMASK, &none, NULL);
         prctl(PR_SET_PDEATHSIG, SIGTERM);
-        if (getppid() == parent)
+        int rc = group[0] ? cgroup_enter(group) : 0;
+        if (rc)
+            report_text(group, rc, "cannot be entered: %s", vdisk_strerror(rc));
+        else if (getppid() == parent)
             launch_become(program, words);
         _exit(STATUS_FAILED);
     }
@@ -108,7 +117,7 @@ static int start_daemon(struct run *run)
         launch_add(&words, "--audit-log=%s", run->audit_log);
     launch_add(&words, "--quiet");
     if (rc == 0) {
-        run->daemon = start(DAEMON, &words);
+        run->daemon = start(DAEMON, "", &words);
         rc = run->daemon < 0 ? -ECHILD : 0;
     } else {
         report_text(NULL, rc, "the key cannot be handed over: %s", vdisk_strerror(rc));
@@ -150,7 +159,7 @@ static int start_monitor(struct run *run)
     launch_add(&words, "--control=%s/vmm/socket", run->dir.path);
     add_text(&words, "user", run->user);
     launch_flag(&words, "quiet", run->quiet);
-    run->monitor = start(MONITOR, &words);
+    run->monitor = start(MONITOR, run->group, &words);
     if (run->monitor > 0)
         return STATUS_DONE;
     run->monitor = 0;
@@ -263,6 +272,19 @@ static int take_signals(struct run *run)
     return run->signals < 0 ? report(NULL, -errno, NULL) : STATUS_DONE;
 }
 
+/* A guest without its limits is better than none, as long as it is said. */
+static void make_group(struct run *run)
+{
+    struct vdisk_error error = {.code = 0};
+
+    if (cgroup_is_wanted(&run->shares) &&
+        cgroup_make(run->name, &run->shares, run->group, &error)) {
+        report_note(run->name, "its limits of processors and memory are not in force: %s",
+                    error.text);
+        run->group[0] = 0;
+    }
+}
+
 static int run_guest(struct run *run)
 {
     struct vdisk_error error = {.code = 0};
@@ -273,6 +295,7 @@ static int run_guest(struct run *run)
     rc = rundir_take(run->name, run->user, &run->dir, &error);
     if (rc)
         return report(run->name, rc, &error);
+    make_group(run);
     status = start_daemon(run);
     if (status == STATUS_DONE)
         status = await_drives(run);
@@ -282,6 +305,8 @@ static int run_guest(struct run *run)
         status = supervise(run);
     (void)end(&run->monitor);
     rc = end(&run->daemon);
+    if (run->group[0])
+        cgroup_remove(run->group);
     rundir_give(&run->dir);
     return status == STATUS_DONE ? rc : status;
 }
@@ -315,9 +340,32 @@ static char *name_of(const char *path)
     return name;
 }
 
+static int settle_shares(struct run *run)
+{
+    uint64_t percent = 0, burst = 0;
+
+    if (run->cpu_limit && (!sizes_parse_rate(run->cpu_limit, &percent, &burst) || percent == 0 ||
+                           percent > CGROUP_PERCENT_MAX || burst > percent))
+        return report_usage("run",
+                            "--cpu-limit is PERCENT[/BURST] of a processor, the burst at most "
+                            "as much");
+    if (run->weight.given && (run->weight.value == 0 || run->weight.value > CGROUP_WEIGHT_MAX))
+        return report_usage("run", "--weight is from 1 to %u", CGROUP_WEIGHT_MAX);
+    run->shares = (struct cgroup_limits){
+        .cpu_percent = (unsigned)percent,
+        .cpu_burst = (unsigned)burst,
+        .weight = (unsigned)run->weight.value,
+        .memory = run->memory_limit.value,
+    };
+    return STATUS_DONE;
+}
+
 static int prepare(struct run *run, const char *image, char **name)
 {
-    int status = add_image(run, image);
+    int status = settle_shares(run);
+
+    if (status == STATUS_DONE)
+        status = add_image(run, image);
 
     for (unsigned i = 0; i < run->drives.count && status == STATUS_DONE; i++)
         status = add_image(run, run->drives.value[i]);
@@ -347,6 +395,11 @@ int cmd_run(int argc, char **argv)
         {"read-only", OPTION_FLAG, &run.read_only, NULL, "the first drive"},
         {"limits", OPTION_TEXT, &run.limits, "LIMITS",
          "of each drive: read-ops=N/BURST,write-bytes=SIZE,..."},
+        {"cpu-limit", OPTION_TEXT, &run.cpu_limit, "PERCENT[/BURST]",
+         "of a processor for its processors together, by cgroup"},
+        {"memory-limit", OPTION_SIZE, &run.memory_limit, "SIZE",
+         "of vdisk-vmm with the guest's memory, by cgroup"},
+        {"weight", OPTION_NUMBER, &run.weight, "N", "among guests (100), by cgroup"},
         {"net", OPTION_LIST, &run.nets, "tap=NAME[,...]",
          "or socket=PATH (passt); mac=, vlan=N, in=RATE[/BURST], out="},
         {"vsock", OPTION_TEXT, &run.vsock, "CID:FOLDER", "sockets between guest and host"},

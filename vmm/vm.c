@@ -226,7 +226,6 @@ static struct vm_acpi_config acpi_config(const struct vm *vm)
         .virtio_slots = (1u << vm->devices.slots) - 1,
         .serial = true,
         .rtc = true,
-        .keyboard = true,
         .generation = vm_generation_at(&vm->memory),
     };
 }
