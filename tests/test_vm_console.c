@@ -552,9 +552,10 @@ static void test_what_a_client_left_unread_is_for_the_next(void **state)
     begin_socket();
     fd = connect_client();
     settle();
-    while (in(5) & EMPTY) { /* until the socket and the ring are full */
+    while (said < 2 * RING && in(5) & EMPTY) { /* until the socket and the ring are full */
         out(0, pattern(said++));
-        reactor_step(kit.reactor, false);
+        if (said % 256 == 0)
+            reactor_step(kit.reactor, false);
     }
     close(fd);
     fd = connect_client();
