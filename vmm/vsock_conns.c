@@ -352,7 +352,6 @@ void vsock_conns_reset(struct vsock_conns *conns)
 
         if (!conn)
             continue;
-        unready(conn);
         conn->state = VSOCK_GONE;
         conn->deadline = 0;
         vsock_socket_close(conn);
