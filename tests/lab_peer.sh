@@ -10,7 +10,6 @@ while [ $# -gt 0 ]; do
     --cpus) cpus=$2 ;;
     --console) [ "$2" = stdio ] || exit 2 ;;
     --drive)
-        # Of vhost-user QEMU knows no read-only drives but what the back end says.
         options+=(-chardev "socket,id=c$drives,path=${2%%,*},reconnect=1"
             -device "vhost-user-blk,chardev=c$drives,num-queues=$cpus")
         drives=$((drives + 1))
