@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# In the KVM lab, in place of vdisk-vmm and with its options: QEMU's microvm, to compare with.
+# vdisk-vmm-peer in the KVM lab: QEMU's microvm, with vdisk-vmm's options, to compare with.
 memory=512M cpus=1 drives=0 options=()
 while [ $# -gt 0 ]; do
     case $1 in

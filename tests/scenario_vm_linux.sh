@@ -26,7 +26,7 @@ serve_both() {
         --export "b=$PWD/b.vdk,key-file=$PWD/key,read-only,vhost-user=$PWD/b.sock"
 }
 vm() { # KERNEL
-    guest vdisk-vmm --kernel "$1" --initrd initrd --memory 512M --cpus 2 \
+    guest "$VMM" --kernel "$1" --initrd initrd --memory 512M --cpus 2 \
         --command 'console=ttyS0 quiet panic=-1 mitigations=off' \
         --drive "$PWD/a.sock" --drive "$PWD/b.sock,read-only" --console stdio
 }
@@ -56,7 +56,7 @@ now=$(kib)
 echo "# $kib KiB before the guest discarded, $now after"
 verdict 'what the guest discarded is free again' "$([ "$now" -lt $((kib - (32 << 10))) ]; echo $?)"
 stepped again_fio_files again_sum again_umount again_no_errors
-ends 'it powers off, and vdisk-vmm ends'
+ends 'it powers off, and its process ends'
 is 'it has booted twice' "$(grep -c '^BOOT' serial)" 2
 
 vm generic
