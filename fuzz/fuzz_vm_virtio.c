@@ -12,12 +12,20 @@
 
 #include "layout.h"
 #include "queue.h"
+#include "unix_listen.h"
 #include "virtio_balloon.h"
 #include "virtio_mmio.h"
+#include "virtio_net.h"
 #include "virtio_rng.h"
+#include "virtio_vsock.h"
 
+#include <errno.h>
 #include <linux/virtio_mmio.h>
 #include <linux/virtio_ring.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #define STEPS_MAX  256u
 #define RING       16u
@@ -53,6 +61,12 @@ struct kind {
 static struct vm_memory memory;
 static struct reactor *reactor;
 
+static void serve(void)
+{
+    for (unsigned i = 0; i < 4; i++)
+        reactor_step(reactor, false);
+}
+
 /* ---- kinds ---- */
 
 static void host_balloon(struct virtio_device *device, uint32_t value)
@@ -67,9 +81,114 @@ static void host_balloon(struct virtio_device *device, uint32_t value)
     virtio_balloon_stats(device, stats);
 }
 
+/* The other end of a network: the connection that was made last. */
+static struct {
+    char path[64];
+    int listening, fd;
+} peer = {.listening = -1, .fd = -1};
+
+static void forget_peer(void)
+{
+    (void)unlink(peer.path);
+}
+
+static int make_net(const struct vm_memory *ram, struct reactor *loop, struct virtio_device **out)
+{
+    const struct virtio_net_options options = {.name = "net", .socket = peer.path};
+
+    if (peer.listening < 0) {
+        (void)snprintf(peer.path, sizeof(peer.path), "/tmp/vdisk-fuzz-net-%d", (int)getpid());
+        peer.listening = unix_listen(peer.path);
+        require(peer.listening >= 0 && atexit(forget_peer) == 0);
+    }
+    require(virtio_net_new(&options, ram, loop, out, NULL) == 0);
+    if (peer.fd >= 0)
+        close(peer.fd);
+    peer.fd = accept4(peer.listening, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    require(peer.fd >= 0);
+    return 0;
+}
+
+/* Whole frames only, in their stream. */
+static void take_frames(void)
+{
+    static uint8_t bytes[4 + 65553];
+    uint32_t length;
+
+    while (recv(peer.fd, &length, 4, MSG_PEEK) == 4) {
+        length = __builtin_bswap32(length);
+        require(length >= 14 && length <= sizeof(bytes) - 4);
+        if (recv(peer.fd, bytes, 4 + length, MSG_PEEK) < (ssize_t)(4 + length))
+            return;
+        require(recv(peer.fd, bytes, 4 + length, 0) == (ssize_t)(4 + length));
+    }
+}
+
+static void host_net(struct virtio_device *device, uint32_t value)
+{
+    static uint8_t bytes[4 + 65553];
+    const uint32_t length = (value >> 2) % 65554, prefix = __builtin_bswap32(length);
+    const struct limit_setting limit = {value >> 2, value >> 20};
+    struct virtio_net_counts counts;
+
+    take_frames();
+    memcpy(bytes, &prefix, 4);
+    if ((value & 3) == 3)
+        virtio_net_limits(device, &limit, &limit);
+    else /* what does not fit is lost, with the frame's end perhaps */
+        (void)send(peer.fd, bytes, 4 + length, MSG_NOSIGNAL);
+    virtio_net_counts(device, &counts);
+    require(counts.in.bytes >= counts.in.frames * 14 && counts.out.bytes >= counts.out.frames * 14);
+}
+
+/* Folders of sockets: a device that is saved and the one that goes on are there at a time. */
+static char folder[2][32];
+
+static void remove_folders(void)
+{
+    (void)rmdir(folder[0]);
+    (void)rmdir(folder[1]);
+}
+
+static int make_vsock(const struct vm_memory *ram, struct reactor *loop, struct virtio_device **out)
+{
+    struct virtio_vsock_options options = {.folder = folder[0], .cid = 7, .name = "vsock"};
+    int rc;
+
+    if (!folder[0][0]) {
+        for (unsigned i = 0; i < 2; i++) {
+            strcpy(folder[i], "/tmp/fuzz-virtio-XXXXXX");
+            require(mkdtemp(folder[i]));
+        }
+        require(atexit(remove_folders) == 0);
+    }
+    rc = virtio_vsock_new(&options, ram, loop, out, NULL);
+    options.folder = folder[1];
+    return rc == -EADDRINUSE ? virtio_vsock_new(&options, ram, loop, out, NULL) : rc;
+}
+
+/* A program that asks for a port of the guest, says some more, and goes. */
+static void host_vsock(struct virtio_device *device, uint32_t value)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    char line[64];
+    int length = snprintf(line, sizeof(line), "CONNECT %u\nsome more of it", value & 0xff);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+    (void)device;
+    snprintf(address.sun_path, sizeof(address.sun_path), "%s/vsock", folder[value >> 8 & 1]);
+    require(fd >= 0);
+    if (connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0)
+        (void)send(fd, line, (size_t)length, MSG_NOSIGNAL);
+    serve();
+    close(fd);
+}
+
 static const struct kind kinds[] = {
     {virtio_rng_new, NULL},
     {virtio_balloon_new, host_balloon},
+    {make_net, host_net},
+    {make_vsock, host_vsock},
 };
 
 /* ---- one device ---- */
@@ -110,12 +229,6 @@ static void access_any(const struct machine *machine, bool is_write, unsigned si
         vm_bus_write(&machine->bus, VM_VIRTIO_AT + place, (const uint8_t *)&data, size);
     else
         vm_bus_read(&machine->bus, VM_VIRTIO_AT + place, (uint8_t *)&data, size);
-}
-
-static void serve(void)
-{
-    for (unsigned i = 0; i < 4; i++)
-        reactor_step(reactor, false);
 }
 
 /* As a driver does it, with all features that `refused` has not. */

@@ -510,7 +510,7 @@ static void test_lengths_have_as_many_bytes_as_they_need(void **state)
     static uint8_t bytes[8192], fill[8192];
 
     (void)state;
-    for (size_t size = 0; size < 5000; size += size < 70 || (size > 4080 && size < 4100) ? 1 : 97) {
+    for (size_t size = 0; size < 5000; size += size < 70 || (size > 4000 && size < 4200) ? 1 : 61) {
         struct vm_aml aml = {.bytes = bytes, .room = sizeof(bytes)};
         size_t mark = vm_aml_begin_package(&aml, 0), at = 1;
 

@@ -183,14 +183,6 @@ static void count_outstanding(void)
     }
 }
 
-/* For the so many-th time. */
-static void wait_until_back(unsigned times)
-{
-    for (unsigned i = 0; i < 20000 && disk_lines(&disk) < 2 * times; i++)
-        usleep(1000);
-    assert_int_equal(disk_lines(&disk), 2 * times);
-}
-
 static void killed_again_and_again(uint64_t without)
 {
     opened();
@@ -203,7 +195,7 @@ static void killed_again_and_again(uint64_t without)
         server_begin();
         if (round % 2)
             wait_for_all();
-        wait_until_back(round + 1);
+        disk_wait_lines(&disk, 2 * (round + 1));
     }
     wait_for_all();
     read_everything();

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Loading kernels (vmm/boot*.c) and the map of memory (vmm/ram_map.c): a kernel finds what its boot
- * protocol promises, and a file that is none, or does not fit, is refused with the reason.
+ * Loading kernels (vmm/boot*.c): a kernel finds what its boot protocol promises, and a file that is
+ * none, or does not fit, is refused with the reason.
  */
 #include "boot.h"
 #include "layout.h"
@@ -205,63 +205,6 @@ static void test_the_map_of_the_zero_page_is_the_machines(void **state)
     end_try(&try);
 }
 
-static enum vm_map_type type_at(const struct vm_map_entry *map, unsigned count, uint64_t address)
-{
-    for (unsigned i = 0; i < count; i++)
-        if (address - map[i].address < map[i].length)
-            return map[i].type;
-    return 0;
-}
-
-static void check_map(uint64_t size, enum vm_map_for reader)
-{
-    struct vm_map_entry map[VM_MAP_MAX];
-    struct vm_memory memory;
-
-    assert_int_equal(vm_memory_new(&memory, size, NULL), 0);
-    unsigned count = vm_map_build(&memory, reader, map);
-    uint64_t low = memory.region[0].size;
-
-    for (unsigned i = 0; i < count; i++) {
-        assert_true(map[i].length > 0);
-        if (i > 0)
-            assert_true(map[i].address >= map[i - 1].address + map[i - 1].length);
-        if (map[i].type == VM_MAP_RAM)
-            assert_non_null(vm_memory_at(&memory, map[i].address, map[i].length));
-    }
-    assert_int_equal(type_at(map, count, 0), VM_MAP_RAM);
-    assert_int_equal(type_at(map, count, VM_HIGH_RAM), VM_MAP_RAM);
-    assert_int_equal(type_at(map, count, low - PAGE - 1), VM_MAP_RAM);
-    assert_int_equal(type_at(map, count, low - PAGE), VM_MAP_RESERVED);
-    assert_int_equal(type_at(map, count, low), 0);
-    assert_int_equal(type_at(map, count, VM_VIRTIO_AT), 0);
-    assert_int_equal(type_at(map, count, VM_TSS), VM_MAP_RESERVED);
-    if (reader == VM_MAP_FOR_KERNEL) {
-        assert_int_equal(type_at(map, count, VM_EBDA - 1), VM_MAP_RAM);
-        assert_int_equal(type_at(map, count, VM_EBDA), VM_MAP_RESERVED);
-        assert_int_equal(type_at(map, count, 0xa0000), 0);
-        assert_int_equal(type_at(map, count, VM_ACPI_AT), VM_MAP_RESERVED);
-        assert_int_equal(type_at(map, count, VM_HIGH_RAM - 1), VM_MAP_RESERVED);
-    } else {
-        assert_int_equal(type_at(map, count, VM_ACPI_AT), VM_MAP_RAM);
-    }
-    if (size > low)
-        assert_int_equal(type_at(map, count, VM_GAP_END + size - low - 1), VM_MAP_RAM);
-    assert_int_equal(type_at(map, count, VM_GAP_END + size - low), 0);
-    vm_memory_free(&memory);
-}
-
-static void test_the_map_has_all_ram_but_what_is_kept(void **state)
-{
-    (void)state;
-    for (unsigned reader = VM_MAP_FOR_KERNEL; reader <= VM_MAP_FOR_FIRMWARE; reader++) {
-        check_map(SMALL, reader);
-        check_map(VM_GAP_BEGIN, reader);
-        check_map(VM_GAP_BEGIN + PAGE, reader);
-        check_map(8 * GIB, reader);
-    }
-}
-
 /* Where an initrd of that size goes; 0: nowhere. */
 static uint64_t initrd_at(struct try *try, size_t size)
 {
@@ -311,6 +254,28 @@ static void test_an_initrd_goes_as_high_as_it_can(void **state)
     header.initrd_addr_max = (uint32_t)VM_KIT_LINUX_AT;
     put_header(&try, &header);
     assert_int_equal(initrd_at(&try, 1), 0);
+    /* Room enough, but not from the beginning of a page on. */
+    header.initrd_addr_max = UINT32_MAX;
+    header.init_size = VM_KIT_LINUX_ROOM + 1;
+    put_header(&try, &header);
+    assert_int_equal(initrd_at(&try, end - begin - 1), 0);
+    assert_int_equal(initrd_at(&try, end - begin - PAGE), begin + PAGE);
+    end_try(&try);
+}
+
+static void test_an_initrd_larger_than_all_memory_is_refused(void **state)
+{
+    static const off_t sizes[] = {1 << 24, 1 << 30, (off_t)1 << 40, INT64_MAX - 4095};
+    struct try try;
+
+    (void)state;
+    new_try(&try, SMALL, false);
+    try.options.initrd_fd = vm_kit_file("", 0);
+    for (unsigned i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+        assert_int_equal(ftruncate(try.options.initrd_fd, sizes[i]), 0);
+        assert_int_equal(load(&try), VDISK_E_LIMIT);
+        assert_non_null(strstr(try.error.text, "initrd is too large"));
+    }
     end_try(&try);
 }
 
@@ -643,6 +608,10 @@ static void test_an_elf_file_without_a_usable_entry_is_refused(void **state)
     put_segment(&try, 0, &segment);
     refused(&try, VDISK_E_MALFORMED, "notes");
     put_segment(&try, 0, &good);
+    /* A name of three characters that nothing ends is not Xen's. */
+    try.file[VM_KIT_PVH_NOTES + 24] = 3;
+    refused(&try, VDISK_E_UNSUPPORTED, "no PVH entry");
+    try.file[VM_KIT_PVH_NOTES + 24] = 4;
     /* The value is the last of the notes. */
     uint8_t *entry = try.file + VM_KIT_PVH_NOTES + good.p_filesz - 4;
 
@@ -717,8 +686,8 @@ int main(void)
         cmocka_unit_test(test_the_first_4_gib_are_mapped_where_they_are),
         cmocka_unit_test(test_the_zero_page_says_what_the_loader_did),
         cmocka_unit_test(test_the_map_of_the_zero_page_is_the_machines),
-        cmocka_unit_test(test_the_map_has_all_ram_but_what_is_kept),
         cmocka_unit_test(test_an_initrd_goes_as_high_as_it_can),
+        cmocka_unit_test(test_an_initrd_larger_than_all_memory_is_refused),
         cmocka_unit_test(test_an_initrd_is_below_the_gap_in_large_memory),
         cmocka_unit_test(test_an_initrd_is_a_file_that_can_be_read),
         cmocka_unit_test(test_a_pvh_kernel_gets_the_start_info),

@@ -21,7 +21,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define MEMORY    VM_MEMORY_MIN
+#define MEMORY    (2 * VM_MEMORY_MIN)
 #define ACCESS_AT UINT64_C(0x5000) /* of DMA */
 #define DATA_AT   UINT64_C(0x10000)
 
@@ -334,6 +334,7 @@ static void test_odd_accesses_do_nothing(void **state)
     (void)state;
     new_guest(&guest);
     choose(&guest, VM_FW_CFG_SIGNATURE);
+    take(&guest, bytes, 1);
     memset(bytes, 0, sizeof(bytes));
     put_access(&guest, READ, 4, DATA_AT);
     for (unsigned offset = 0; offset < 12; offset++)
@@ -342,16 +343,16 @@ static void test_odd_accesses_do_nothing(void **state)
                 !(offset == 8 && size == 4))
                 vm_bus_write(&guest.ports, VM_PORT_FW_CFG + offset, bytes, size);
     take(&guest, bytes, 1);
-    assert_int_equal(bytes[0], 'Q');
+    assert_int_equal(bytes[0], 'E');
     for (unsigned offset = 0; offset < 12; offset++)
         for (unsigned size = 1; size <= 8; size *= 2)
             if (offset != 1)
                 vm_bus_read(&guest.ports, VM_PORT_FW_CFG + offset, bytes, size);
     take(&guest, bytes, 1);
-    assert_int_equal(bytes[0], 'E');
+    assert_int_equal(bytes[0], 'M');
     /* Several at once are the next ones, as many as there are. */
     vm_bus_read(&guest.ports, VM_PORT_FW_CFG + 1, bytes, 4);
-    assert_memory_equal(bytes, "MU\0\0", 4);
+    assert_memory_equal(bytes, "U\0\0\0", 4);
     end_guest(&guest);
 }
 

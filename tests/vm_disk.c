@@ -66,6 +66,13 @@ bool disk_wait_told(struct disk *disk, const char *what)
     return disk_has_told(disk, what);
 }
 
+void disk_wait_lines(struct disk *disk, unsigned count)
+{
+    for (unsigned i = 0; i < STEPS && disk_lines(disk) < count; i++)
+        usleep(STEP_US);
+    assert_int_equal(disk_lines(disk), count);
+}
+
 /* ---- the guest ---- */
 
 struct virtio_blk_options disk_options(struct disk *disk, const char *socket)

@@ -51,6 +51,7 @@ bool disk_has_told(struct disk *disk, const char *what);
 unsigned disk_lines(struct disk *disk);
 /* Waits. */
 bool disk_wait_told(struct disk *disk, const char *what);
+void disk_wait_lines(struct disk *disk, unsigned count); /* that many */
 bool disk_wait_needs_reset(const struct disk *disk);
 
 /* ---- a back end to be killed, that serves kit.image at kit.socket ---- */

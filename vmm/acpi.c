@@ -70,6 +70,13 @@ static void put(uint8_t *at, uint64_t value, unsigned bytes)
     memcpy(at, &value, bytes);
 }
 
+/* Without its NUL. */
+static void put_text(uint8_t *at, const char *text)
+{
+    while (*text)
+        *at++ = (uint8_t)*text++;
+}
+
 /* ---- lists ---- */
 
 static void add_pointer(struct vm_acpi *acpi, bool in_rsdp, uint32_t at, uint32_t to,
@@ -103,13 +110,13 @@ static uint32_t begin_table(struct vm_acpi *acpi, const char *signature, uint8_t
     uint32_t at = room(acpi, bytes, TABLE_ALIGN);
     uint8_t *table = acpi->tables + at;
 
-    memcpy(table, signature, 4);
+    put_text(table, signature);
     put(table + 4, bytes, 4);
     table[8] = revision;
-    memcpy(table + 10, OEM, 6);
-    memcpy(table + 16, OEM_TABLE, 8);
+    put_text(table + 10, OEM);
+    put_text(table + 16, OEM_TABLE);
     put(table + 24, 1, 4);
-    memcpy(table + 28, CREATOR, 4);
+    put_text(table + 28, CREATOR);
     put(table + 32, 1, 4);
     add_sum(acpi, false, at + SUM_AT, at, bytes);
     return at;
@@ -120,7 +127,7 @@ static uint32_t make_facs(struct vm_acpi *acpi)
 {
     uint32_t at = room(acpi, FACS_BYTES, 64);
 
-    memcpy(acpi->tables + at, "FACS", 4);
+    put_text(acpi->tables + at, "FACS");
     put(acpi->tables + at + 4, FACS_BYTES, 4);
     acpi->tables[at + 32] = 2;
     return at;
@@ -129,12 +136,13 @@ static uint32_t make_facs(struct vm_acpi *acpi)
 static uint32_t make_dsdt(struct vm_acpi *acpi, const struct vm_acpi_config *config)
 {
     uint8_t code[VM_ACPI_TABLES_MAX / 2];
-    size_t bytes = vm_acpi_dsdt(config, code, sizeof(code));
+    struct vm_aml aml = {.bytes = code, .room = sizeof(code)};
 
-    assert(bytes > 0);
-    uint32_t at = begin_table(acpi, "DSDT", 2, HEADER_BYTES + (uint32_t)bytes);
+    vm_acpi_dsdt(config, &aml);
+    assert(!aml.full);
+    uint32_t at = begin_table(acpi, "DSDT", 2, HEADER_BYTES + (uint32_t)aml.used);
 
-    memcpy(acpi->tables + at + HEADER_BYTES, code, bytes);
+    memcpy(acpi->tables + at + HEADER_BYTES, code, aml.used);
     return at;
 }
 
@@ -242,8 +250,8 @@ static void make_rsdp(struct vm_acpi *acpi, uint32_t xsdt)
 {
     uint8_t *rsdp = acpi->rsdp;
 
-    memcpy(rsdp, "RSD PTR ", 8);
-    memcpy(rsdp + 9, OEM, 6);
+    put_text(rsdp, "RSD PTR ");
+    put_text(rsdp + 9, OEM);
     rsdp[15] = 2;
     put(rsdp + 20, VM_ACPI_RSDP_BYTES, 4);
     add_pointer(acpi, true, 24, xsdt, 8);

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The DSDT: devices that cannot be found by looking. */
 #include "acpi_impl.h"
-#include "aml.h"
 
 #include <stdio.h>
 
@@ -82,28 +81,26 @@ static void add_generation(struct vm_aml *aml, uint64_t address)
     vm_aml_end(aml, device);
 }
 
-size_t vm_acpi_dsdt(const struct vm_acpi_config *config, uint8_t *to, size_t room)
+void vm_acpi_dsdt(const struct vm_acpi_config *config, struct vm_aml *aml)
 {
-    struct vm_aml aml = {.bytes = to, .room = room};
     size_t mark;
 
-    vm_aml_name(&aml, "\\_S5");
-    mark = vm_aml_begin_package(&aml, 2); /* for PM1a and PM1b */
-    vm_aml_integer(&aml, VM_ACPI_S5);
-    vm_aml_integer(&aml, VM_ACPI_S5);
-    vm_aml_end(&aml, mark);
+    vm_aml_name(aml, "\\_S5");
+    mark = vm_aml_begin_package(aml, 2); /* for PM1a and PM1b */
+    vm_aml_integer(aml, VM_ACPI_S5);
+    vm_aml_integer(aml, VM_ACPI_S5);
+    vm_aml_end(aml, mark);
 
-    mark = vm_aml_begin_scope(&aml, "\\_SB");
-    add_processors(&aml, config->cpus);
+    mark = vm_aml_begin_scope(aml, "\\_SB");
+    add_processors(aml, config->cpus);
     if (config->serial)
-        add_legacy(&aml, "COM1", "PNP0501", VM_PORT_SERIAL, SERIAL_PORTS, VM_IRQ_SERIAL);
+        add_legacy(aml, "COM1", "PNP0501", VM_PORT_SERIAL, SERIAL_PORTS, VM_IRQ_SERIAL);
     if (config->rtc)
-        add_legacy(&aml, "RTC", "PNP0B00", VM_PORT_RTC, RTC_PORTS, VM_IRQ_RTC);
+        add_legacy(aml, "RTC", "PNP0B00", VM_PORT_RTC, RTC_PORTS, VM_IRQ_RTC);
     for (unsigned slot = 0; slot < VM_VIRTIO_MAX; slot++)
         if (config->virtio_slots >> slot & 1)
-            add_virtio(&aml, slot);
+            add_virtio(aml, slot);
     if (config->generation)
-        add_generation(&aml, config->generation);
-    vm_aml_end(&aml, mark);
-    return aml.full ? 0 : aml.used;
+        add_generation(aml, config->generation);
+    vm_aml_end(aml, mark);
 }

@@ -14,6 +14,7 @@
 #define BIT(number)    (UINT64_C(1) << (number))
 #define RETRY          INT64_C(100000000) /* nanoseconds between two tries to connect */
 #define LOCKED         INT64_C(1000000)   /* and to get the device's lock */
+#define STEP           INT64_C(1000000)   /* and between two looks at a ring */
 #define SENTENCE_BYTES 1024u
 
 /* What makes a difference only between driver and back end. */
@@ -325,12 +326,30 @@ static void start(struct virtio_blk *blk)
 
 /* ---- stop ---- */
 
+/* Back ends that keep no account of what is in flight have been seen to let go of a queue, when
+ * told to stop it, with requests that they still write to: these must have ended before. */
+static int settle(const struct virtio_blk *blk, struct vdisk_error *error)
+{
+    static const struct timespec step = {.tv_nsec = STEP};
+
+    while (!vhost_front_has(&blk->front, VHOST_P_INFLIGHT) && !is_idle(blk)) {
+        struct pollfd on = {.fd = blk->front.fd, .events = POLLIN};
+
+        if (reactor_now() >= blk->front.deadline)
+            return error_set(error, -ETIMEDOUT, "the back end does not answer requests");
+        if (ppoll(&on, 1, &step, NULL) > 0)
+            return error_set(error, -EPIPE, "the back end ended it");
+    }
+    return 0;
+}
+
 static int drain(struct virtio_blk *blk, struct vdisk_error *error)
 {
     struct blk_rings *rings = &blk->rings;
-    int rc = 0;
+    int rc;
 
     vhost_front_patience(&blk->front, blk->patience);
+    rc = settle(blk, error);
     for (unsigned i = 0; i < blk->device.queues && rc == 0; i++)
         if (rings->settings[i].ready)
             rc = vhost_front_stop_queue(&blk->front, i, &rings->base[i], error);

@@ -117,13 +117,7 @@ int vm_boot_command(struct vm_boot *boot, uint64_t most)
 
 uint64_t vm_boot_gdt(const struct vm_memory *memory, uint64_t code)
 {
-    const uint64_t gdt[] = {
-        0,
-        0,
-        code,
-        0x00cf93000000ffff, /* data: all 4 GiB */
-        0x00008b000000ffff, /* a task, for VMX wants one */
-    };
+    const uint64_t gdt[] = {0, 0, code, 0x00cf93000000ffff /* data, all 4 GiB */};
 
     static_assert(sizeof(gdt) == VM_BOOT_GDT_BYTES, "as boot.h says");
     memcpy(vm_boot_low(memory, GDT_AT, sizeof(gdt)), gdt, sizeof(gdt));

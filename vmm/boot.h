@@ -17,8 +17,8 @@
 
 #include <stdint.h>
 
-/* At vm_entry.gdt, selectors 0x10 and 0x18 for code and data, 0x20 for the task. */
-#define VM_BOOT_GDT_BYTES 40u
+/* At vm_entry.gdt, selectors 0x10 and 0x18, for code and data. */
+#define VM_BOOT_GDT_BYTES 32u
 
 struct vm_boot_options {
     int kernel_fd;

@@ -68,10 +68,7 @@ void console_leave(struct vm_console *console)
     if (console->leaving)
         return;
     console->leaving = true;
-    if (console->reading)
-        reactor_cancel(console->reactor, &console->read);
-    if (console->writing)
-        reactor_cancel(console->reactor, &console->write);
+    (void)shutdown(console->output, SHUT_RDWR); /* what polls it ends */
     console_left(console);
 }
 

@@ -5,7 +5,7 @@
 #include <poll.h>
 #include <unistd.h>
 
-/* A wait that ended since the link went down, or was cancelled for that, says nothing. */
+/* A wait that ended since the link went down says nothing. */
 static void in_ended(void *opaque, int result)
 {
     struct net_link *link = opaque;

@@ -45,10 +45,7 @@ static void go_down(struct socket_link *self)
     if (!self->link.is_up)
         return;
     self->link.is_up = false;
-    (void)shutdown(self->link.fd, SHUT_RDWR);
-    net_wait_cancel(&self->link.in);
-    net_wait_cancel(&self->link.out);
-    net_wait_cancel(&self->hangup);
+    (void)shutdown(self->link.fd, SHUT_RDWR); /* ends all waits */
     self->in.begin = self->in.end = self->out.begin = self->out.end = 0;
     net_wait_until(&self->retry, reactor_now() + RETRY);
 }

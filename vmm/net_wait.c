@@ -44,16 +44,11 @@ void net_wait_until(struct net_wait *wait, int64_t deadline)
         reactor_cancel(wait->reactor, &wait->op);
 }
 
-void net_wait_cancel(struct net_wait *wait)
-{
-    if (wait->in_flight)
-        reactor_cancel(wait->reactor, &wait->op);
-}
-
 void net_wait_stop(struct net_wait *wait)
 {
     wait->stopped = true;
-    net_wait_cancel(wait);
+    if (wait->in_flight)
+        reactor_cancel(wait->reactor, &wait->op);
 }
 
 void net_wait_finish(struct net_wait *wait)

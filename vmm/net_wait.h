@@ -13,7 +13,7 @@
 
 struct net_wait {
     struct reactor *reactor;
-    void (*ended)(void *opaque, int result); /* in a round of the reactor; also after a cancel */
+    void (*ended)(void *opaque, int result); /* in a round of the reactor */
     void *opaque;
     bool in_flight, stopped;
     struct reactor_op op;
@@ -26,7 +26,6 @@ void net_wait_events(struct net_wait *wait, int fd, unsigned events);
 /* Waits until `deadline`. When it waits for a much later time already, that ends early: who asks
  * then asks again. */
 void net_wait_until(struct net_wait *wait, int64_t deadline);
-void net_wait_cancel(struct net_wait *wait);
 /* From now on it neither begins nor calls ended(). */
 void net_wait_stop(struct net_wait *wait);
 /* Of one that was stopped: runs the reactor until nothing is in flight. All others whose ended()

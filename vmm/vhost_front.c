@@ -499,6 +499,8 @@ int vhost_front_share_inflight(struct vhost_front *front, struct vhost_front_inf
         .request = VHOST_SET_INFLIGHT_FD, .size = sizeof(message.inflight), .fd_count = 1};
     int result = 0;
 
+    if (!vhost_front_has(front, VHOST_P_INFLIGHT))
+        return 0;
     if (inflight->fd < 0)
         result = make_inflight(front, inflight, queues, queue_size, error);
     if (result)
