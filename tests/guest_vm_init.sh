@@ -47,9 +47,9 @@ step rounds rounds
 step sync sync
 echo 3 >/proc/sys/vm/drop_caches
 step fio_bare_again bare --verify_only
-step blkdiscard discards
-step discarded_reads_zeros zeros "$(half)" 16
 step fstrim fstrim /mnt
 step umount umount /mnt
+step blkdiscard discards
+step discarded_reads_zeros zeros "$(half)" 16
 step no_errors no_errors
 reboot -f

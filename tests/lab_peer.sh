@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# In the KVM lab, in place of vdisk-vmm and with its options: QEMU's microvm, to compare with.
+# vdisk-vmm-peer in the KVM lab: QEMU's microvm, with vdisk-vmm's options, to compare with.
 memory=512M cpus=1 drives=0 options=()
 while [ $# -gt 0 ]; do
     case $1 in
@@ -10,7 +10,6 @@ while [ $# -gt 0 ]; do
     --cpus) cpus=$2 ;;
     --console) [ "$2" = stdio ] || exit 2 ;;
     --drive)
-        # Of vhost-user QEMU knows no read-only drives but what the back end says.
         options+=(-chardev "socket,id=c$drives,path=${2%%,*},reconnect=1"
             -device "vhost-user-blk,chardev=c$drives,num-queues=$cpus")
         drives=$((drives + 1))

@@ -30,6 +30,7 @@ guest() {
     exec 8<>.serial
     "$@" <.serial >serial 2>.guest &
     guest=$!
+    shown=
 }
 
 # says PATTERN: waits until the guest has said a line, or has ended.
@@ -50,8 +51,10 @@ stepped() {
         if says "^STEP $name " && grep -q "^STEP $name ok" serial; then
             ok "guest: $name"
         else
-            tail -n 40 serial | sed 's/^/#   serial: /'
-            sed 's/^/#   guest: /' .guest
+            # Once: what follows is seldom of interest.
+            [ -n "$shown" ] || tail -n 40 serial | sed 's/^/#   serial: /'
+            [ -n "$shown" ] || sed 's/^/#   guest: /' .guest
+            shown=1
             not_ok "guest: $name"
         fi
     done
