@@ -124,12 +124,12 @@ static void test_packets_that_make_no_sense_reset_their_connection_alone(void **
         uint16_t op;
         uint32_t length;
     } cases[] = {
-        {"a second request", 0, VIRTIO_VSOCK_OP_REQUEST, 0, false},
-        {"an answer to nothing", 0, VIRTIO_VSOCK_OP_RESPONSE, 0, false},
-        {"no operation", 0, VIRTIO_VSOCK_OP_INVALID, 0, false},
-        {"an unknown operation", 0, 0x105, 0, false},
+        {"a second request", 0, VIRTIO_VSOCK_OP_REQUEST, 0},
+        {"an answer to nothing", 0, VIRTIO_VSOCK_OP_RESPONSE, 0},
+        {"no operation", 0, VIRTIO_VSOCK_OP_INVALID, 0},
+        {"an unknown operation", 0, 0x105, 0},
         {"data beyond all credit", 0, VIRTIO_VSOCK_OP_RW, VSOCK_BUFFER_BYTES + 1},
-        {"data after its end", VIRTIO_VSOCK_SHUTDOWN_SEND, VIRTIO_VSOCK_OP_RW, 1, false},
+        {"data after its end", VIRTIO_VSOCK_SHUTDOWN_SEND, VIRTIO_VSOCK_OP_RW, 1},
     };
     struct vm_vsock_end other, end;
     int witness = vm_vsock_connect(&vsock, &other, listener, PORT, GUEST, 65536);

@@ -111,8 +111,6 @@ void vsock_conn_next(struct vsock_conn *conn, struct vsock_header *header, uint8
                      uint32_t room);
 /* It ends at once; the guest gets an RST, unless it has not heard of it. */
 void vsock_conn_break(struct vsock_conn *conn);
-/* Its deadline has passed. */
-void vsock_conn_expire(struct vsock_conn *conn);
 /* Concludes from what has ended which end comes next. */
 void vsock_conn_conclude(struct vsock_conn *conn);
 

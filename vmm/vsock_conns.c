@@ -153,7 +153,7 @@ static void time_is_up(struct reactor_op *op)
         if (!conn || !conn->deadline)
             continue;
         if (conn->deadline <= now)
-            vsock_conn_expire(conn);
+            vsock_conn_break(conn);
         vsock_conn_settle(conn);
     }
     conns->options.leave(conns->options.opaque);
