@@ -346,12 +346,14 @@ static void test_a_larger_drive_is_the_same(void **state)
     (void)state;
     served_and_left();
     (void)vm_driver_is_raised(&disk.driver);
-    SAYS(backend.config.capacity = SECTORS + 1);
+    SAYS(backend.config.capacity = SECTORS + 1; backend.config.num_queues = BACKEND_QUEUES);
     come_back();
     wait_enabled();
     while (!(vm_driver_interrupt(&disk.driver) & VIRTIO_MMIO_INT_CONFIG))
         ;
     assert_int_equal(disk_capacity(&disk), (SECTORS + 1) * UINT64_C(512));
+    assert_int_equal(
+        vm_driver_config(&disk.driver, offsetof(struct virtio_blk_config, num_queues), 2), QUEUES);
     assert_false(disk_needs_reset(&disk));
     disk_close(&disk);
 }
