@@ -465,6 +465,25 @@ static void test_an_error_of_a_queue_is_told_to_the_driver(void **state)
     disk_close(&disk);
 }
 
+static void test_a_failure_does_not_outlive_the_reset_that_it_meets(void **state)
+{
+    (void)state;
+    opened(0);
+    begun();
+    wait_enabled();
+    pthread_mutex_lock(&disk.device->lock); /* as a vCPU that is about to reset it */
+    SAYS(assert_int_equal(eventfd_write(backend.seen.queue[1].err, 1), 0));
+    assert_true(disk_wait_told(&disk, "broke the rules"));
+    virtio_set_status(disk.device, 0);
+    pthread_mutex_unlock(&disk.device->lock);
+    assert_int_equal(disk_capacity(&disk), SECTORS * UINT64_C(512));
+    assert_false(disk_needs_reset(&disk));
+    begun();
+    wait_enabled();
+    assert_false(disk_needs_reset(&disk));
+    disk_close(&disk);
+}
+
 static void test_a_back_end_that_talks_out_of_turn_is_left(void **state)
 {
     const uint32_t nonsense[3] = {2, 77, 0};
@@ -553,6 +572,7 @@ int main(void)
         TEST(test_a_drive_that_takes_less_at_once_is_not_the_same),
         TEST(test_a_back_end_that_refuses_a_queue_breaks_the_device_until_a_reset),
         TEST(test_an_error_of_a_queue_is_told_to_the_driver),
+        TEST(test_a_failure_does_not_outlive_the_reset_that_it_meets),
         TEST(test_a_back_end_that_talks_out_of_turn_is_left),
         TEST(test_a_back_end_without_news_will_do),
     };
