@@ -232,6 +232,31 @@ static void test_queues_go_on_where_the_last_one_was(void **state)
     disk_close(&disk);
 }
 
+static void test_the_memory_is_shared_once_with_each(void **state)
+{
+    unsigned tables;
+
+    (void)state;
+    opened(0);
+    for (unsigned i = 0; i < 2; i++) {
+        begun();
+        wait_enabled();
+        virtio_pause(disk.device);
+        virtio_resume(disk.device);
+        wait_enabled();
+        disk_reset(&disk);
+        begun();
+        wait_enabled();
+        SAYS(tables = backend.seen.tables);
+        assert_int_equal(tables, 1);
+        leave();
+        come_back();
+        assert_true(disk_wait_told(&disk, "is back"));
+        disk_reset(&disk);
+    }
+    disk_close(&disk);
+}
+
 static void test_kicks_and_interrupts_are_repeated_for_a_new_one(void **state)
 {
     eventfd_t count;
@@ -558,6 +583,7 @@ int main(void)
         TEST(test_a_drive_can_be_given_up_while_nobody_is_there),
         TEST(test_the_in_flight_memory_goes_to_the_next_one),
         TEST(test_queues_go_on_where_the_last_one_was),
+        TEST(test_the_memory_is_shared_once_with_each),
         TEST(test_kicks_and_interrupts_are_repeated_for_a_new_one),
         TEST(test_the_mode_of_the_cache_is_repeated_for_a_new_one),
         TEST(test_requests_that_are_away_with_a_back_end_cannot_be_saved),

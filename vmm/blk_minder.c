@@ -394,7 +394,6 @@ static void reset(struct virtio_blk *blk)
             return;
         }
         blk->used = false;
-        blk->wce = -1;
     }
     adopt(blk);
 }
