@@ -232,6 +232,31 @@ static void test_queues_go_on_where_the_last_one_was(void **state)
     disk_close(&disk);
 }
 
+static void test_the_memory_is_shared_once_with_each(void **state)
+{
+    unsigned tables;
+
+    (void)state;
+    opened(0);
+    for (unsigned i = 0; i < 2; i++) {
+        begun();
+        wait_enabled();
+        virtio_pause(disk.device);
+        virtio_resume(disk.device);
+        wait_enabled();
+        disk_reset(&disk);
+        begun();
+        wait_enabled();
+        SAYS(tables = backend.seen.tables);
+        assert_int_equal(tables, 1);
+        leave();
+        come_back();
+        assert_true(disk_wait_told(&disk, "is back"));
+        disk_reset(&disk);
+    }
+    disk_close(&disk);
+}
+
 static void test_kicks_and_interrupts_are_repeated_for_a_new_one(void **state)
 {
     eventfd_t count;
@@ -346,12 +371,14 @@ static void test_a_larger_drive_is_the_same(void **state)
     (void)state;
     served_and_left();
     (void)vm_driver_is_raised(&disk.driver);
-    SAYS(backend.config.capacity = SECTORS + 1);
+    SAYS(backend.config.capacity = SECTORS + 1; backend.config.num_queues = BACKEND_QUEUES);
     come_back();
     wait_enabled();
     while (!(vm_driver_interrupt(&disk.driver) & VIRTIO_MMIO_INT_CONFIG))
         ;
     assert_int_equal(disk_capacity(&disk), (SECTORS + 1) * UINT64_C(512));
+    assert_int_equal(
+        vm_driver_config(&disk.driver, offsetof(struct virtio_blk_config, num_queues), 2), QUEUES);
     assert_false(disk_needs_reset(&disk));
     disk_close(&disk);
 }
@@ -463,6 +490,25 @@ static void test_an_error_of_a_queue_is_told_to_the_driver(void **state)
     disk_close(&disk);
 }
 
+static void test_a_failure_does_not_outlive_the_reset_that_it_meets(void **state)
+{
+    (void)state;
+    opened(0);
+    begun();
+    wait_enabled();
+    pthread_mutex_lock(&disk.device->lock); /* as a vCPU that is about to reset it */
+    SAYS(assert_int_equal(eventfd_write(backend.seen.queue[1].err, 1), 0));
+    assert_true(disk_wait_told(&disk, "broke the rules"));
+    virtio_set_status(disk.device, 0);
+    pthread_mutex_unlock(&disk.device->lock);
+    assert_int_equal(disk_capacity(&disk), SECTORS * UINT64_C(512));
+    assert_false(disk_needs_reset(&disk));
+    begun();
+    wait_enabled();
+    assert_false(disk_needs_reset(&disk));
+    disk_close(&disk);
+}
+
 static void test_a_back_end_that_talks_out_of_turn_is_left(void **state)
 {
     const uint32_t nonsense[3] = {2, 77, 0};
@@ -537,6 +583,7 @@ int main(void)
         TEST(test_a_drive_can_be_given_up_while_nobody_is_there),
         TEST(test_the_in_flight_memory_goes_to_the_next_one),
         TEST(test_queues_go_on_where_the_last_one_was),
+        TEST(test_the_memory_is_shared_once_with_each),
         TEST(test_kicks_and_interrupts_are_repeated_for_a_new_one),
         TEST(test_the_mode_of_the_cache_is_repeated_for_a_new_one),
         TEST(test_requests_that_are_away_with_a_back_end_cannot_be_saved),
@@ -551,6 +598,7 @@ int main(void)
         TEST(test_a_drive_that_takes_less_at_once_is_not_the_same),
         TEST(test_a_back_end_that_refuses_a_queue_breaks_the_device_until_a_reset),
         TEST(test_an_error_of_a_queue_is_told_to_the_driver),
+        TEST(test_a_failure_does_not_outlive_the_reset_that_it_meets),
         TEST(test_a_back_end_that_talks_out_of_turn_is_left),
         TEST(test_a_back_end_without_news_will_do),
     };

@@ -249,6 +249,7 @@ static void obey(struct backend *backend, struct vhost_message *message)
         break;
     case VHOST_SET_MEM_TABLE:
         seen->table = message->table;
+        seen->tables++;
         break;
     case VHOST_GET_INFLIGHT_FD:
         get_inflight(backend, message);

@@ -20,8 +20,9 @@ struct virtio_blk_options {
     unsigned queues; /* 0: as many as the back end has, at most `cpus` */
     unsigned cpus;
     int64_t patience; /* nanoseconds for an answer of the back end; 0: 10 s */
-    /* That the drive is gone, back, or of no more use: a sentence. By a thread of the drive's,
-     * which waits for the call to return. NULL: nobody listens. */
+    /* That the drive is gone, back, or of no more use: a sentence, not the same one again and
+     * again. By a thread of the drive's; it may not call the device, and a vCPU may be waiting for
+     * it to return. NULL: nobody listens. */
     void (*told)(void *opaque, const char *what);
     void *opaque;
 };
