@@ -96,6 +96,15 @@ GUEST(memory, VM_ENTRY_LONG, "64",
       "    movb $0xfe, (%rbx)\n"
       STOP)
 
+GUEST(reads, VM_ENTRY_LONG, "64",
+      "    mov $0xd0000010, %ebx\n"
+      "    mov $0x500, %dx\n"
+      "1:  in %dx, %al\n"
+      "    out %al, %dx\n"
+      "    mov (%rbx), %al\n"
+      "    out %al, %dx\n"
+      "    jmp 1b\n")
+
 GUEST(nobody, VM_ENTRY_LONG, "64",
       "    mov $0x1234, %dx\n"
       "    mov $0xd0000010, %ebx\n"
@@ -315,6 +324,22 @@ GUEST(ioapic, VM_ENTRY_LONG, "64",
       HANDLER_LONG(5, 0x49)
       HANDLER_LONG(6, 0x54)
       GATES_AT)
+
+GUEST(chips, VM_ENTRY_LONG, "64",
+      "    mov $0xfec00000, %ecx\n"
+      "    xor %eax, %eax\n"
+      "    in $0x21, %al\n"
+      REPORT32
+      "    movl $0x38, (%rcx)\n"
+      "    movl 0x10(%rcx), %eax\n"
+      REPORT32
+      "    movl $0x54, 0x10(%rcx)\n"
+      "    mov $0x5a, %al\n"
+      "    out %al, $0x21\n"
+      "    xor %eax, %eax\n"
+      "    in $0x21, %al\n"
+      REPORT32
+      STOP)
 
 GUEST(timers, VM_ENTRY_LONG, "64",
       GATES

@@ -50,6 +50,10 @@ extern const struct vm_guest vm_guest_timers;
  * not 0, and then reports what is in them (8 bytes, to memory). */
 #define VM_GUEST_HELD 8u
 extern const struct vm_guest vm_guest_holds;
+/* Reads a byte of a port, then one of memory, and again; reports each, as a byte. */
+extern const struct vm_guest vm_guest_reads;
+/* Reports the first PIC's mask and a pin of the I/O APIC, and changes both. */
+extern const struct vm_guest vm_guest_chips;
 /* Starts all others; each reports its APIC id. */
 extern const struct vm_guest vm_guest_starts_others;
 /* A triple fault. */

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,6 +64,13 @@ static void read_any(void *opaque, uint64_t offset, uint8_t *data, unsigned size
 
     (void)offset;
     pthread_mutex_lock(&kit->lock);
+    if (kit->dwell) {
+        kit->dwelling++;
+        pthread_cond_broadcast(&kit->changed);
+        pthread_mutex_unlock(&kit->lock);
+        (void)poll(NULL, 0, PATIENCE * 1000); /* a signal ends it */
+        pthread_mutex_lock(&kit->lock);
+    }
     for (unsigned i = 0; i < size; i++)
         data[i] = (uint8_t)++kit->reads;
     pthread_mutex_unlock(&kit->lock);
@@ -191,6 +199,26 @@ void vm_kit_wait(struct vm_kit *kit, unsigned reports)
 void vm_kit_wait_event(struct vm_kit *kit)
 {
     wait_for(kit, UINT32_MAX, 1);
+}
+
+void vm_kit_wait_reports(struct vm_kit *kit, unsigned reports)
+{
+    wait_for(kit, reports, UINT32_MAX);
+}
+
+void vm_kit_stop_in_read(struct vm_kit *kit)
+{
+    pthread_mutex_lock(&kit->lock);
+    kit->dwell = true;
+    kit->dwelling = 0;
+    pthread_mutex_unlock(&kit->lock);
+    assert_int_equal(vm_machine_start(kit->machine), 0);
+    pthread_mutex_lock(&kit->lock);
+    while (kit->dwelling == 0)
+        pthread_cond_wait(&kit->changed, &kit->lock);
+    kit->dwell = false;
+    pthread_mutex_unlock(&kit->lock);
+    vm_machine_stop(kit->machine);
 }
 
 unsigned vm_kit_count(struct vm_kit *kit)

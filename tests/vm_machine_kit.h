@@ -29,6 +29,8 @@ struct vm_kit {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     unsigned count, reads;
+    unsigned dwelling; /* reads that wait */
+    bool dwell;        /* a read waits until its processor is told to stop */
     struct vm_kit_report report[VM_KIT_REPORTS];
     unsigned events;
     enum vm_event event;
@@ -50,6 +52,11 @@ void vm_kit_run(struct vm_kit *kit, const struct vm_guest *guest);
 /* Waits until there are so many reports, or an event. Fails the test after some seconds. */
 void vm_kit_wait(struct vm_kit *kit, unsigned reports);
 void vm_kit_wait_event(struct vm_kit *kit);
+/* Until there are so many reports, whatever events. */
+void vm_kit_wait_reports(struct vm_kit *kit, unsigned reports);
+/* The next read of the device waits until its processor is told to stop: lets the machine run, and
+ * stops it there. */
+void vm_kit_stop_in_read(struct vm_kit *kit);
 /* The number of reports; value of one. */
 unsigned vm_kit_count(struct vm_kit *kit);
 uint64_t vm_kit_value(struct vm_kit *kit, unsigned n);
