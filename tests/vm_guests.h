@@ -61,7 +61,7 @@ extern const struct vm_guest vm_guest_leaves_memory;
 /* Draws 8 bytes of the random device at slot 0, again and again; each time it reports how often that
  * was by a register, the same by memory, and the first 4 of the bytes. */
 extern const struct vm_guest vm_guest_draws;
-/* Says the alphabet on the serial port, again and again, some letters a second where KVM is slow. It
+/* Says the alphabet on the serial port, again and again, a letter each 2,000,000 ticks of the TSC. It
  * counts in a register and in memory, and says `!` and no more when they differ. It can be
  * anywhere. */
 extern const struct vm_guest vm_guest_spells;
