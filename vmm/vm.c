@@ -257,7 +257,7 @@ static int make_machine(struct vm *vm, struct vdisk_error *error)
     if (rc == 0 && vm->fw_cfg)
         rc = vm_machine_add_rom(vm->machine, vm_firmware_at(&vm->firmware), vm->firmware.rom,
                                 vm->firmware.size);
-    return rc ? rc : vm_machine_irqfd(vm->machine, VM_ACPI_NOTICE, vm->notice.fd);
+    return rc ? rc : vm_machine_irqfd(vm->machine, VM_IRQ_GENERATION, vm->notice.fd);
 }
 
 /* Memory and processors as after power on. */
