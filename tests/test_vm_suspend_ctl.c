@@ -3,6 +3,8 @@
  * `suspend` of vdisk-vmm's management socket, and --restore, with the real program: a guest that
  * spells the alphabet goes on with the next letter; while it is written it is left alone, and can
  * be ended; whoever goes away leaves a guest that can go on.
+ *
+ * With an argument it only writes a guest into a folder, for scenarios: the kernel `writes`.
  */
 #include "vm_boot_kit.h"
 #include "vm_machine_kit.h"
@@ -502,26 +504,41 @@ static void test_only_a_descriptor_that_is_open_will_do(void **state)
 
 /* ---- all ---- */
 
-static void prepare(void)
+static bool write_file(const char *folder, const char *name, const void *bytes, size_t size)
+{
+    char path[PATH_MAX];
+    int fd;
+    bool done;
+
+    snprintf(path, sizeof(path), "%s/%s", folder, name);
+    fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    done = fd >= 0 && write(fd, bytes, size) == (ssize_t)size;
+    close(fd);
+    return done;
+}
+
+static bool write_kernel(const char *folder, const char *name, const struct vm_guest *guest)
 {
     static uint8_t image[VM_KIT_KERNEL_MAX];
-    const struct vm_guest *guest = &vm_guest_spells;
     size_t size = vm_kit_linux(image, guest->begin, (size_t)(guest->end - guest->begin));
+
+    return write_file(folder, name, image, size);
+}
+
+static void prepare(void)
+{
     const char *vdisk = getenv("VDISK"), *folder = getenv("TMPDIR");
     char copy[PATH_MAX];
-    int fd;
 
     snprintf(copy, sizeof(copy), "%s", vdisk ? vdisk : "build/bin/vdisk");
     snprintf(program, sizeof(program), "%s/vdisk-vmm", dirname(copy));
     snprintf(kernel, sizeof(kernel), "%s/kernel", folder ? folder : "/tmp");
     snprintf(address, sizeof(address), "%s/vmm/socket", folder ? folder : "/tmp");
-    fd = open(kernel, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    usable = vm_kit_usable() && access(program, X_OK) == 0 && fd >= 0 &&
-             write(fd, image, size) == (ssize_t)size;
-    close(fd);
+    usable = vm_kit_usable() && access(program, X_OK) == 0 &&
+             write_kernel(folder ? folder : "/tmp", "kernel", &vm_guest_spells);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -537,6 +554,8 @@ int main(void)
         TEST(test_only_a_descriptor_that_is_open_will_do),
     };
 
+    if (argc == 2)
+        return write_kernel(argv[1], "writes", &vm_guest_writes) ? 0 : 1;
     signal(SIGPIPE, SIG_IGN);
     prepare();
     return cmocka_run_group_tests(tests, NULL, NULL);

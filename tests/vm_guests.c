@@ -592,3 +592,67 @@ GUEST(spells, VM_ENTRY_LONG, "64",
       "8:  mov $0x3f8, %dx\n"
       "    out %al, %dx\n"
       STOP)
+
+#define FIELD(at, value) "    movl $" #value ", " #at "\n"
+
+GUEST(writes, VM_ENTRY_LONG, "64",
+      "    mov $0xd0000000, %ebx\n"
+      REGISTER(0x70, 0)
+      REGISTER(0x70, 1)
+      REGISTER(0x70, 3)
+      REGISTER(0x24, 1) /* VERSION_1 */
+      REGISTER(0x20, 1)
+      REGISTER(0x70, 0xb)
+      REGISTER(0x30, 0)
+      REGISTER(0x38, 8)
+      REGISTER(0x80, 0x50000)
+      REGISTER(0x84, 0)
+      REGISTER(0x90, 0x51000)
+      REGISTER(0x94, 0)
+      REGISTER(0xa0, 0x52000)
+      REGISTER(0xa4, 0)
+      REGISTER(0x44, 1)
+      REGISTER(0x70, 0xf)
+      /* what is asked for, the sector, the answer: always the same */
+      FIELD(0x50000, 0x53000)
+      FIELD(0x50008, 16)
+      FIELD(0x5000c, 0x10001)
+      FIELD(0x50010, 0x53200)
+      FIELD(0x50018, 512)
+      FIELD(0x5001c, 0x20001)
+      FIELD(0x50020, 0x53100)
+      FIELD(0x50028, 1)
+      FIELD(0x5002c, 2)
+      FIELD(0x53000, 1) /* VIRTIO_BLK_T_OUT */
+      FIELD(0x53008, 1)
+      "    xor %ebp, %ebp\n"
+      "    xor %ecx, %ecx\n"
+      "1:  inc %ebp\n"
+      "    mov %ebp, 0x53200\n"
+      "    movb $0xff, 0x53100\n"
+      "    mov %bp, 0x51002\n"
+      REGISTER(0x50, 0)
+      "2:  pause\n"
+      "    cmp %bp, 0x52002\n"
+      "    jne 2b\n"
+      "    mov $'!', %al\n"
+      "    cmpb $0, 0x53100\n"
+      "    jne 8f\n"
+      "    lea 'a'(%rcx), %eax\n"
+      "    mov $0x3f8, %dx\n"
+      "    out %al, %dx\n"
+      "    inc %ecx\n"
+      "    cmp $26, %ecx\n"
+      "    jb 4f\n"
+      "    xor %ecx, %ecx\n"
+      "4:  rdtsc\n"
+      "    mov %eax, %edi\n"
+      "3:  pause\n"
+      "    rdtsc\n"
+      "    sub %edi, %eax\n"
+      "    cmp $2000000, %eax\n"
+      "    jb 3b\n"
+      "    jmp 1b\n"
+      "8:  mov $0x3f8, %dx\n"
+      "    out %al, %dx\n"
+      STOP)
