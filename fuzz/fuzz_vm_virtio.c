@@ -19,12 +19,13 @@
 #include <linux/virtio_mmio.h>
 #include <linux/virtio_ring.h>
 
-#define STEPS_MAX 256u
-#define RING      16u
-#define QUEUE_AT  UINT64_C(0x10000) /* of queue 0; others follow */
-#define QUEUE_GAP UINT64_C(0x4000)
-#define DATA_AT   UINT64_C(0x80000)
-#define RUNNING   0xfu
+#define STEPS_MAX  256u
+#define RING       16u
+#define QUEUE_AT   UINT64_C(0x10000) /* of queue 0; others follow */
+#define QUEUE_GAP  UINT64_C(0x4000)
+#define DATA_AT    UINT64_C(0x80000)
+#define DATA_BYTES 0x18000u
+#define RUNNING    0xfu
 
 /* What a step does. */
 enum {
@@ -149,14 +150,15 @@ static void begin(const struct machine *machine, uint32_t refused)
 /* Through JSON into another one, or only still for a while. */
 static void pause_device(struct machine *machine, bool anew)
 {
-    struct virtio_device *other;
+    struct virtio_device *other = NULL;
     json_t *saved;
 
     virtio_pause(machine->device);
     serve();
     if (anew) {
         saved = virtio_save(machine->device);
-        require(saved && machine->kind->make(&memory, reactor, &other) == 0);
+        require(saved != NULL);
+        require(machine->kind->make(&memory, reactor, &other) == 0);
         require(virtio_load(other, saved, NULL) == 0);
         json_decref(saved);
         virtio_free(machine->device);
@@ -169,7 +171,7 @@ static void pause_device(struct machine *machine, bool anew)
 static void describe(uint64_t queue_at, unsigned place, uint32_t value)
 {
     struct vring_desc desc = {
-        .addr = DATA_AT + (value & 0xffff) * 8,
+        .addr = DATA_AT + (value & 0x1fff) * 8,
         .len = 1u << (value >> 16 & 15),
         .flags = (uint16_t)(value >> 20 & 7),
         .next = (uint16_t)((place + 1) % RING),
@@ -243,14 +245,15 @@ static void set_up(void)
 /* Each queue has descriptors in pairs, readable then writable; numbers of pages in their data. */
 static void lay_out(void)
 {
-    uint32_t *data = vm_memory_at(&memory, DATA_AT, 0x10000);
+    uint32_t *data = vm_memory_at(&memory, DATA_AT, DATA_BYTES);
 
-    memset(vm_memory_at(&memory, 0, DATA_AT + 0x90000), 0, DATA_AT + 0x90000);
+    memset(vm_memory_at(&memory, QUEUE_AT, VIRTIO_QUEUES_MAX * QUEUE_GAP), 0,
+           VIRTIO_QUEUES_MAX * QUEUE_GAP);
     for (unsigned i = 0; i < VIRTIO_QUEUES_MAX; i++)
         for (unsigned k = 0; k < RING; k++)
             describe(QUEUE_AT + i * QUEUE_GAP, k,
                      k * 64 | 6u << 16 | (k % 2 ? VRING_DESC_F_WRITE : VRING_DESC_F_NEXT) << 20);
-    for (unsigned i = 0; i < 0x4000; i++)
+    for (unsigned i = 0; i < DATA_BYTES / sizeof(*data); i++)
         data[i] = 0x100 + i % 0x200;
 }
 

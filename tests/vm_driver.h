@@ -87,7 +87,7 @@ uint64_t vm_driver_offered(const struct vm_driver *driver);
 /* Accepts what is offered of `wanted`. Whether FEATURES_OK stays. */
 bool vm_driver_negotiate(struct vm_driver *driver, uint64_t wanted);
 /* Lays out a queue, and makes it ready. */
-void vm_driver_set_queue(struct vm_driver *driver, unsigned queue, uint16_t size);
+void vm_driver_set_queue(struct vm_driver *driver, unsigned index, uint16_t size);
 /* DRIVER_OK. */
 void vm_driver_go(const struct vm_driver *driver);
 /* All of these, with all queues of that size. */
@@ -105,19 +105,19 @@ void *vm_driver_at(const struct vm_driver *driver, uint64_t guest, uint64_t leng
 /* ---- requests ---- */
 
 /* Makes a chain available, without a kick; its head. */
-uint16_t vm_driver_add(struct vm_driver *driver, unsigned queue, const struct vm_buffer *buffers,
+uint16_t vm_driver_add(struct vm_driver *driver, unsigned index, const struct vm_buffer *buffers,
                        unsigned count);
 /* The same with an indirect table. */
-uint16_t vm_driver_add_indirect(struct vm_driver *driver, unsigned queue,
+uint16_t vm_driver_add_indirect(struct vm_driver *driver, unsigned index,
                                 const struct vm_buffer *buffers, unsigned count);
 /* If the device wants one. Whether it did. */
-bool vm_driver_kick(struct vm_driver *driver, unsigned queue);
+bool vm_driver_kick(struct vm_driver *driver, unsigned index);
 /* The next that was used. False: none. */
-bool vm_driver_take(struct vm_driver *driver, unsigned queue, uint16_t *head, uint32_t *length);
+bool vm_driver_take(struct vm_driver *driver, unsigned index, uint16_t *head, uint32_t *length);
 /* Waits for the next that is used, by interrupts; the length that the device wrote. */
-uint32_t vm_driver_wait(struct vm_driver *driver, unsigned queue, uint16_t *head);
+uint32_t vm_driver_wait(struct vm_driver *driver, unsigned index, uint16_t *head);
 /* One after the other: add, kick, wait. The length that the device wrote. */
-uint32_t vm_driver_do(struct vm_driver *driver, unsigned queue, const struct vm_buffer *buffers,
+uint32_t vm_driver_do(struct vm_driver *driver, unsigned index, const struct vm_buffer *buffers,
                       unsigned count);
 
 /* ---- interrupts ---- */

@@ -42,12 +42,12 @@ int vm_queues_start(struct vm_queues *queues, const struct virtio_device *device
 void vm_queues_stop(struct vm_queues *queues, bool keep);
 
 /* The next request, in queues->chain: 1; 0: none, and the driver will kick; -EPROTO. */
-int vm_queue_fetch(struct vm_queues *queues, unsigned queue);
+int vm_queue_fetch(struct vm_queues *queues, unsigned index);
 /* Gives the chain of `head` and `slots` back. */
-void vm_queue_put(struct vm_queues *queues, unsigned queue, uint16_t head, uint16_t slots,
+void vm_queue_put(struct vm_queues *queues, unsigned index, uint16_t head, uint16_t slots,
                   uint32_t written);
 /* After a round of these: shows them, and raises the interrupt if the driver wants it. */
-void vm_queue_publish(struct vm_queues *queues, unsigned queue, struct virtio_device *device);
+void vm_queue_publish(struct vm_queues *queues, unsigned index, struct virtio_device *device);
 
 /* Copies out of and into queues->chain, from `skip` bytes on. -EFAULT, -EINVAL. */
 int vm_queue_read(struct vm_queues *queues, uint64_t skip, void *to, size_t length);

@@ -110,7 +110,7 @@ static int watch_kicks(struct virtio_device *device)
 {
     if (!device->ops->kicked)
         return 0;
-    device->kicks = calloc(device->queues, sizeof(*device->kicks));
+    device->kicks = calloc(VIRTIO_QUEUES_MAX, sizeof(*device->kicks));
     if (!device->kicks)
         return -ENOMEM;
     for (unsigned i = 0; i < device->queues; i++) {
