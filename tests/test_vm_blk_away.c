@@ -95,14 +95,14 @@ static int64_t since(int64_t then)
 static void test_a_reset_waits_for_a_silent_back_end_until_the_deadline(void **state)
 {
     (void)state;
-    opened(50 * MILLISECOND);
+    opened(500 * MILLISECOND);
     begun();
     wait_enabled();
     SAYS(backend.fault = BACKEND_SILENT; backend.fault_request = VHOST_GET_VRING_BASE);
     int64_t then = reactor_now();
 
     disk_reset(&disk);
-    assert_in_range(since(then), 50 * MILLISECOND, 5 * SECOND);
+    assert_in_range(since(then), 500 * MILLISECOND, 20 * SECOND);
     assert_true(disk_wait_told(&disk, "does not answer GET_VRING_BASE"));
     SAYS(backend.fault = BACKEND_FINE);
     assert_true(disk_wait_told(&disk, "is back"));
@@ -114,7 +114,7 @@ static void test_a_reset_waits_for_a_silent_back_end_until_the_deadline(void **s
 static void test_a_start_does_not_wait_for_a_silent_back_end(void **state)
 {
     (void)state;
-    opened(200 * MILLISECOND);
+    opened(500 * MILLISECOND);
     SAYS(backend.fault = BACKEND_SILENT; backend.fault_request = VHOST_SET_MEM_TABLE);
     disk_begin(&disk, 0);
     assert_true(disk_wait_told(&disk, "does not answer SET_MEM_TABLE"));
@@ -158,7 +158,7 @@ static void test_a_reset_ends_at_once_while_nobody_is_there(void **state)
         disk_reset(&disk);
         disk_begin(&disk, 0);
     }
-    assert_in_range(since(then), 0, 5 * SECOND);
+    assert_in_range(since(then), 0, 20 * SECOND);
     assert_false(disk_needs_reset(&disk));
     assert_int_equal(disk_lines(&disk), 1);
     come_back();
@@ -194,12 +194,19 @@ static void test_the_in_flight_memory_goes_to_the_next_one(void **state)
     wait_enabled();
     SAYS(last = (uint32_t)backend.seen.inflight.size);
     assert_int_equal(last, 4096);
-    /* After a reset there is nothing in flight. */
+    /* After a pause there is nothing in flight, */
+    virtio_pause(disk.device);
+    virtio_resume(disk.device);
+    wait_enabled();
+    SAYS(last = (uint32_t)backend.seen.inflight.size);
+    assert_int_equal(last, 8192);
+    /* nor is there after a reset. */
+    SAYS(backend.inflight_bytes = 4096);
     disk_reset(&disk);
     begun();
     wait_enabled();
     SAYS(last = (uint32_t)backend.seen.inflight.size);
-    assert_int_equal(last, 8192);
+    assert_int_equal(last, 4096);
     disk_close(&disk);
 }
 
@@ -363,6 +370,48 @@ static void test_a_smaller_drive_is_not_the_same(void **state)
     begun();
     wait_enabled();
     assert_false(disk_needs_reset(&disk));
+    disk_close(&disk);
+}
+
+static void test_a_drive_that_is_smaller_than_when_it_was_saved_is_not_the_same(void **state)
+{
+    (void)state;
+    opened(0);
+    begun();
+    wait_enabled();
+    virtio_pause(disk.device);
+    json_t *saved = virtio_save(disk.device);
+
+    disk_close(&disk);
+    rig.bus = (struct vm_bus){.count = 0};
+    opened(0);
+    assert_int_equal(virtio_load(disk.device, saved, NULL), 0);
+    json_decref(saved);
+    leave();
+    SAYS(backend.config.capacity = SECTORS - 1);
+    come_back();
+    assert_true(disk_wait_told(&disk, "is back"));
+    virtio_resume(disk.device);
+    assert_true(disk_wait_needs_reset(&disk));
+    assert_true(disk_has_told(&disk, "it is smaller"));
+    disk_close(&disk);
+}
+
+static void test_a_change_before_the_driver_begins_is_seen_between_two_reads(void **state)
+{
+    const uint32_t change[3] = {2, VHOST_FLAG_VERSION, 0};
+    uint32_t before, after;
+
+    (void)state;
+    opened(0);
+    before = vm_driver_read(&disk.driver, VIRTIO_MMIO_CONFIG_GENERATION);
+    SAYS(backend.config.capacity = SECTORS + 1);
+    assert_int_equal(backend_say(&backend, change, sizeof(change)), 0);
+    for (unsigned i = 0; i < 20000 && disk_capacity(&disk) == SECTORS * UINT64_C(512); i++)
+        usleep(1000);
+    assert_int_equal(disk_capacity(&disk), (SECTORS + 1) * UINT64_C(512));
+    after = vm_driver_read(&disk.driver, VIRTIO_MMIO_CONFIG_GENERATION);
+    assert_int_not_equal(before, after);
     disk_close(&disk);
 }
 
@@ -536,10 +585,25 @@ static void test_a_back_end_without_news_will_do(void **state)
 {
     (void)state;
     SAYS(backend.protocol &= ~(BIT(VHOST_P_BACKEND_REQ) | BIT(VHOST_P_RESET_DEVICE)));
+    SAYS(backend.features |= BIT(VIRTIO_F_RING_PACKED));
     opened(0);
+    assert_true(vm_driver_offered(&disk.driver) & BIT(VIRTIO_F_RING_PACKED));
     begun();
     wait_enabled();
     disk_reset(&disk);
+    begun();
+    wait_enabled();
+    disk_close(&disk);
+}
+
+/* Where such a ring was when the back end was lost, nothing else says. */
+static void test_there_are_no_packed_rings_without_in_flight_memory(void **state)
+{
+    (void)state;
+    SAYS(backend.protocol &= ~BIT(VHOST_P_INFLIGHT));
+    SAYS(backend.features |= BIT(VIRTIO_F_RING_PACKED));
+    opened(0);
+    assert_false(vm_driver_offered(&disk.driver) & BIT(VIRTIO_F_RING_PACKED));
     begun();
     wait_enabled();
     disk_close(&disk);
@@ -588,6 +652,8 @@ int main(void)
         TEST(test_the_mode_of_the_cache_is_repeated_for_a_new_one),
         TEST(test_requests_that_are_away_with_a_back_end_cannot_be_saved),
         TEST(test_a_smaller_drive_is_not_the_same),
+        TEST(test_a_drive_that_is_smaller_than_when_it_was_saved_is_not_the_same),
+        TEST(test_a_change_before_the_driver_begins_is_seen_between_two_reads),
         TEST(test_a_larger_drive_is_the_same),
         TEST(test_a_drive_that_lacks_accepted_features_is_not_the_same),
         TEST(test_a_drive_that_lacks_other_features_is_the_same),
@@ -601,6 +667,7 @@ int main(void)
         TEST(test_a_failure_does_not_outlive_the_reset_that_it_meets),
         TEST(test_a_back_end_that_talks_out_of_turn_is_left),
         TEST(test_a_back_end_without_news_will_do),
+        TEST(test_there_are_no_packed_rings_without_in_flight_memory),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -317,7 +317,7 @@ static void begin(struct backend *backend)
     memset(&backend->seen, 0, sizeof(backend->seen));
     for (unsigned i = 0; i < BACKEND_QUEUES; i++)
         backend->seen.queue[i].kick = backend->seen.queue[i].call = backend->seen.queue[i].err = -1;
-    backend->connection = accept4(backend->listener, NULL, NULL, SOCK_CLOEXEC);
+    backend->connection = accept(backend->listener, NULL, NULL);
     backend->connections++;
     backend_unlock(backend);
 }

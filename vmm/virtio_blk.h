@@ -5,8 +5,10 @@
  * go between the guest and that process.
  *
  * When the process goes away, requests wait, and the guest sees nothing of it; the socket is tried
- * for ever. The one that comes takes over what was outstanding. The path must be reachable for as
- * long as the machine runs.
+ * for ever, so its path must be reachable for as long as the machine runs. The process that comes
+ * takes over what was outstanding, by its in-flight memory. Where that is not known (QEMU's storage
+ * daemon) and something was outstanding, or the drive is not what it was, the guest is told that it
+ * needs a reset.
  */
 #ifndef VMM_VIRTIO_BLK_H
 #define VMM_VIRTIO_BLK_H
