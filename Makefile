@@ -102,9 +102,8 @@ PROGRAMS := $(BUILD)/bin/vdisk $(BUILD)/bin/vdiskd $(if $(IS_X86),$(if $(wildcar
 TEST_PROGRAMS := $(TEST_SOURCES:tests/%.c=$(BUILD)/tests/%)
 FUZZ_PROGRAMS := $(FUZZ_SOURCES:fuzz/%.c=$(BUILD)/%)
 CORPUS_PROGRAMS := $(FUZZ_SOURCES:fuzz/fuzz_%.c=$(BUILD)/tests/corpus_%)
-# Every script in tests/ is a scenario, except what others source, what runs in a guest, and the
-# mutation run.
-SCENARIOS := $(filter-out tests/mutants.sh tests/guest_init.sh $(wildcard tests/lib*.sh),$(wildcard tests/*.sh))
+# Other scripts in tests/ are what these source, and what runs in guests.
+SCENARIOS := $(wildcard tests/scenario_*.sh)
 
 # ---- building -----------------------------------------------------------------------------
 
@@ -214,6 +213,8 @@ endif
 CHOSEN_TESTS := $(filter $(addprefix $(BUILD)/tests/,$(TEST_NAMES)),$(TEST_PROGRAMS) \
                   $(CORPUS_PROGRAMS)) \
                 $(filter $(addprefix tests/,$(addsuffix .sh,$(TEST_NAMES))),$(SCENARIOS))
+# It has a test's program write the tables.
+SCENARIOS_NEED := $(if $(filter %/scenario_vm_acpi.sh,$(CHOSEN_TESTS)),$(filter %/test_vm_acpi,$(TEST_PROGRAMS)))
 
 # The proofs about memory run a second time, under sanitizers.
 WATCHED := test_model test_faults test_header test_image
@@ -224,7 +225,7 @@ WATCHED_TESTS := $(if $(SAN)$(COVERAGE),,$(addprefix $(BUILD)/asan/tests/,$(filt
 watched:
 	@$(if $(WATCHED_TESTS),$(MAKE) BUILD=$(BUILD)/asan SAN=address$(comma)undefined $(WATCHED_TESTS))
 
-check: $(PROGRAMS) $(filter $(BUILD)/%,$(CHOSEN_TESTS)) watched
+check: $(PROGRAMS) $(filter $(BUILD)/%,$(CHOSEN_TESTS)) $(SCENARIOS_NEED) watched
 	@tests/run --build $(BUILD) $(if $(SAN),--sanitizer $(SAN)) $(addprefix --share ,$(SHARE)) \
 	           $(CHOSEN_TESTS) $(WATCHED_TESTS)
 

@@ -4,6 +4,7 @@
  * the request is within its bounds.
  */
 #include "control.h"
+#include "control_server.h"
 #include "require.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

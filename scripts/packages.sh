@@ -21,7 +21,7 @@ TEST_PACKAGES=(
     e2fsprogs openssl
     python3 python3-libnbd
     fio libnbd-bin qemu-utils qemu-system-x86 curl
-    valgrind
+    valgrind acpica-tools
 )
 
 # On top of these, for the guest of tests/scenario_guest.sh (some 15 MB).

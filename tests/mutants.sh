@@ -270,7 +270,7 @@ mutant 'a read-only export is written to' vdiskd/nbd_request.c \
 mutant 'a client goes on without the TLS that is required' vdiskd/nbd_handshake.c \
     "$(within answer 's/bool needs_tls = .*/bool needs_tls = false;/')" test_nbd_server
 mutant 'who may only look may change' vdiskd/control.c \
-    's/connection->role < request->command->role/0/' test_control
+    's/peer->role < request->command->role/0/' test_control
 mutant 'who is not listed may look' vdiskd/control_access.c \
     "$(within control_role_of 's/: CONTROL_NOBODY/: CONTROL_VIEWER/')" test_control
 mutant 'a line of the audit log is not bound to those before it' tools/auditlog.c \

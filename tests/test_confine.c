@@ -244,7 +244,7 @@ static void *count_up(void *arg)
 static int confine_for_test(void)
 {
     REQUIRE(confine_privileges(NULL) == 0);
-    REQUIRE(confine_syscalls(NULL) == 0);
+    REQUIRE(confine_syscalls(NULL, NULL) == 0);
     return 0;
 }
 

@@ -141,6 +141,58 @@ struct posted {
     unsigned *count;
 };
 
+/* Two that end in one round; whichever is told first cancels the other. */
+struct rival {
+    struct reactor_op op;
+    struct rival *other;
+    unsigned done;
+};
+
+static void cancel_rival(struct reactor_op *op)
+{
+    struct rival *rival = op->owner;
+
+    rival->done++;
+    if (rival->other->done == 0)
+        reactor_cancel(reactor, &rival->other->op);
+}
+
+static void race(struct reactor_op first, struct reactor_op second)
+{
+    struct rival rival[2] = {{.op = first, .other = &rival[1]}, {.op = second, .other = &rival[0]}};
+
+    for (unsigned i = 0; i < 2; i++) {
+        rival[i].op.done = cancel_rival;
+        rival[i].op.owner = &rival[i];
+        reactor_submit(reactor, &rival[i].op);
+    }
+    while (rival[0].done == 0 || rival[1].done == 0)
+        reactor_step(reactor, true);
+    for (unsigned i = 0; i < 100; i++)
+        reactor_step(reactor, false);
+    assert_int_equal(rival[0].done, 1);
+    assert_int_equal(rival[1].done, 1);
+}
+
+static void test_what_has_ended_is_told_once_though_it_is_cancelled(void **state)
+{
+    struct reactor_op sleep = {.kind = REACTOR_SLEEP, .deadline = reactor_now() + MS};
+    struct reactor_op look = {.kind = REACTOR_POLL, .events = POLLIN};
+    int events = eventfd(0, EFD_CLOEXEC);
+
+    (void)state;
+    assert_true(events >= 0);
+    look.fd = events;
+    race(sleep, sleep);
+    assert_int_equal(eventfd_write(events, 1), 0);
+    race(look, look);
+    assert_int_equal(eventfd_write(events, 1), 0);
+    sleep.deadline = reactor_now() - 1;
+    race(look, sleep);
+    race(sleep, look);
+    close(events);
+}
+
 static void count_posted(struct reactor_message *message)
 {
     struct posted *posted = (struct posted *)message;
@@ -336,6 +388,7 @@ int main(void)
         TEST(test_files_are_written_read_and_synced),
         TEST(test_time_passes),
         TEST(test_what_is_cancelled_ends),
+        TEST(test_what_has_ended_is_told_once_though_it_is_cancelled),
         TEST(test_messages_from_other_threads_wake_it),
         TEST(test_tasks_talk_over_sockets),
         TEST(test_a_deadline_ends_a_wait),

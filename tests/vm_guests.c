@@ -523,3 +523,72 @@ GUEST(asks, VM_ENTRY_REAL, "16",
       "    cmp %edi, 0\n"
       "    je 8b\n"
       "    jmp 7b\n")
+
+/* ---- going on ---- */
+
+#define REGISTER(at, value) "    movl $" #value ", " #at "(%rbx)\n"
+
+GUEST(draws, VM_ENTRY_LONG, "64",
+      "    mov $0xd0000000, %ebx\n"
+      REGISTER(0x70, 0)
+      REGISTER(0x70, 1)
+      REGISTER(0x70, 3)
+      REGISTER(0x24, 1) /* VERSION_1 */
+      REGISTER(0x20, 1)
+      REGISTER(0x70, 0xb)
+      REGISTER(0x30, 0)
+      REGISTER(0x38, 8)
+      REGISTER(0x80, 0x20000)
+      REGISTER(0x84, 0)
+      REGISTER(0x90, 0x21000)
+      REGISTER(0x94, 0)
+      REGISTER(0xa0, 0x22000)
+      REGISTER(0xa4, 0)
+      REGISTER(0x44, 1)
+      REGISTER(0x70, 0xf)
+      /* one descriptor, always the same */
+      "    movq $0x23000, 0x20000\n"
+      "    movl $8, 0x20008\n"
+      "    movw $2, 0x2000c\n"
+      "    xor %esi, %esi\n"
+      "1:  inc %esi\n"
+      "    incl 0x24000\n"
+      "    movq $0, 0x23000\n"
+      "    mov %si, 0x21002\n"
+      REGISTER(0x50, 0)
+      "2:  pause\n"
+      "    cmp %si, 0x22002\n"
+      "    jne 2b\n"
+      "    mov %esi, %eax\n"
+      REPORT32
+      "    mov 0x24000, %eax\n"
+      REPORT32
+      "    mov 0x23000, %eax\n"
+      REPORT32
+      "    jmp 1b\n")
+
+GUEST(spells, VM_ENTRY_LONG, "64",
+      "    xor %ecx, %ecx\n"
+      "    movl $0, 0x40000\n"
+      "1:  mov $'!', %al\n"
+      "    cmp %ecx, 0x40000\n"
+      "    jne 8f\n"
+      "    lea 'a'(%rcx), %eax\n"
+      "    mov $0x3f8, %dx\n"
+      "    out %al, %dx\n"
+      "    inc %ecx\n"
+      "    cmp $26, %ecx\n"
+      "    jb 2f\n"
+      "    xor %ecx, %ecx\n"
+      "2:  mov %ecx, 0x40000\n"
+      "    rdtsc\n"
+      "    mov %eax, %edi\n"
+      "3:  pause\n"
+      "    rdtsc\n"
+      "    sub %edi, %eax\n"
+      "    cmp $2000000, %eax\n"
+      "    jb 3b\n"
+      "    jmp 1b\n"
+      "8:  mov $0x3f8, %dx\n"
+      "    out %al, %dx\n"
+      STOP)

@@ -62,6 +62,13 @@ extern const struct vm_guest vm_guest_triple_fault;
 extern const struct vm_guest vm_guest_all_fault;
 /* Jumps to where no memory is, which KVM cannot do for it. */
 extern const struct vm_guest vm_guest_leaves_memory;
+/* Draws 8 bytes of the random device at slot 0, again and again; each time it reports how often that
+ * was by a register, the same by memory, and the first 4 of the bytes. */
+extern const struct vm_guest vm_guest_draws;
+/* Says the alphabet on the serial port, again and again, a letter each 2,000,000 ticks of the TSC. It
+ * counts in a register and in memory, and says `!` and no more when they differ. It can be
+ * anywhere. */
+extern const struct vm_guest vm_guest_spells;
 /* Writes 3, then 4, to VM_KIT_MMIO + 0x50, and reports 1. */
 extern const struct vm_guest vm_guest_kicks;
 

@@ -44,6 +44,8 @@ bool vm_kit_usable(void);
 struct vm_kit *vm_kit_new(unsigned cpus);
 void vm_kit_free(struct vm_kit *kit);
 
+/* Puts a guest into any RAM. How it begins. */
+struct vm_entry vm_kit_place(const struct vm_memory *memory, const struct vm_guest *guest);
 /* Puts the guest into RAM, prepares the machine for it. */
 void vm_kit_load(struct vm_kit *kit, const struct vm_guest *guest);
 /* The same, and starts it. */

@@ -5,6 +5,7 @@
 #include "commands.h"
 #include "options.h"
 #include "report.h"
+#include "rundir.h"
 #include "sizes.h"
 #include "textformat.h"
 
@@ -27,6 +28,7 @@
 
 struct ctl {
     const char *socket, *key_file, *passphrase_file, *identity, *recipient;
+    const char *vm, *in, *out;
     const char *group, *vhost_user, *vhost_snapshot;
     const char *read_ops, *write_ops, *read_bytes, *write_bytes;
     bool read_only, shrink, snapshots, wait_when_full, wait_when_failing, as_json, quiet;
@@ -116,6 +118,59 @@ static int set_argument(json_t *root, const char *command, const char *word)
     } else {
         return report_usage("ctl", "`%s` is one word too many", word);
     }
+    return OPTIONS_GO_ON;
+}
+
+/* ---- a virtual machine ---- */
+
+static bool is_for_machine(const char *command)
+{
+    static const char *const names[] = {"info", "metrics", "pause",  "resume",
+                                        "stop", "balloon", "limits", "power-button"};
+
+    for (unsigned i = 0; i < sizeof(names) / sizeof(*names); i++) {
+        if (strcmp(command, names[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
+static int build_for_machine(const struct ctl *ctl, char **operands, int count, json_t *root)
+{
+    bool is_balloon = strcmp(operands[0], "balloon") == 0;
+    bool is_limits = strcmp(operands[0], "limits") == 0;
+    uint64_t number;
+    int status;
+
+    set_text(root, "command", operands[0]);
+    if (count > 2 || (count > 1 && !is_balloon && !is_limits))
+        return report_usage("ctl", "`%s` is one word too many", operands[count - 1]);
+    if (count > 1 && is_balloon) {
+        if (!sizes_parse(operands[1], &number))
+            return report_usage("ctl", "%s: not a size", operands[1]);
+        json_object_set_new(root, "size", json_integer((json_int_t)number));
+    }
+    if (count > 1 && is_limits) {
+        if (!sizes_parse_number(operands[1], &number))
+            return report_usage("ctl", "%s: not the number of a network", operands[1]);
+        json_object_set_new(root, "net", json_integer((json_int_t)number));
+    }
+    status = set_limit(root, "in", ctl->in);
+    return status == OPTIONS_GO_ON ? set_limit(root, "out", ctl->out) : status;
+}
+
+/* Into `path`: of the machine itself, or of the vdiskd that its drives are on. */
+static int find_machine(struct ctl *ctl, const char *command, char path[RUNDIR_BYTES + 16])
+{
+    struct vdisk_error error = {.code = 0};
+    char folder[RUNDIR_BYTES];
+    int rc = rundir_find(ctl->vm, folder, &error);
+
+    if (rc)
+        return report(NULL, rc, &error);
+    (void)snprintf(path, RUNDIR_BYTES + 16, "%s/%s/socket", folder,
+                   is_for_machine(command) ? "vmm" : "disks");
+    ctl->socket = path;
     return OPTIONS_GO_ON;
 }
 
@@ -316,7 +371,9 @@ int cmd_ctl(int argc, char **argv)
 {
     struct ctl ctl = {.socket = DEFAULT_SOCKET};
     const struct option_spec own[] = {
-        {"socket", OPTION_TEXT, &ctl.socket, "PATH", "of the daemon (" DEFAULT_SOCKET ")"},
+        {"socket", OPTION_TEXT, &ctl.socket, "PATH",
+         "of the daemon (" DEFAULT_SOCKET "), or of vdisk-vmm"},
+        {"vm", OPTION_TEXT, &ctl.vm, "NAME", "a guest of `vdisk run`, or its vdiskd"},
         {"key-file", OPTION_TEXT, &ctl.key_file, "FILE", "the key for export-add and key-add"},
         {"passphrase-file", OPTION_TEXT, &ctl.passphrase_file, "FILE", "likewise"},
         {"identity", OPTION_TEXT, &ctl.identity, "FILE", "likewise, of export-add"},
@@ -338,6 +395,8 @@ int cmd_ctl(int argc, char **argv)
         {"write-ops", OPTION_TEXT, &ctl.write_ops, "N[/BURST]", "likewise"},
         {"read-bytes", OPTION_TEXT, &ctl.read_bytes, "SIZE[/BURST]", "likewise: bytes a second"},
         {"write-bytes", OPTION_TEXT, &ctl.write_bytes, "SIZE[/BURST]", "likewise"},
+        {"in", OPTION_TEXT, &ctl.in, "SIZE[/BURST]", "limits: bytes a second to the guest"},
+        {"out", OPTION_TEXT, &ctl.out, "SIZE[/BURST]", "and from it"},
         OPTION_JSON(&ctl.as_json),
         OPTION_QUIET(&ctl.quiet),
         {.kind = OPTION_END},
@@ -349,18 +408,25 @@ int cmd_ctl(int argc, char **argv)
                  "export-remove, stats, snapshot-list, snapshot-create EXPORT SNAPSHOT,\n"
                  "snapshot-delete EXPORT SNAPSHOT, resize EXPORT SIZE, compact, checkpoint,\n"
                  "limits-get, limits-set, group-list, group-limits-get GROUP, group-limits-set\n"
-                 "GROUP, key-list, key-add, key-remove EXPORT SLOT, reload, shutdown.",
+                 "GROUP, key-list, key-add, key-remove EXPORT SLOT, reload, shutdown.\n"
+                 "Of a virtual machine: info, metrics, pause, resume, power-button, stop,\n"
+                 "balloon SIZE, limits NET; its drives are the exports drive0, drive1, ...",
         .min = 1,
         .max = 3,
         .groups = {own},
     };
-    char **operands;
+    char **operands, path[RUNDIR_BYTES + 16];
     int count, key = -1, status = options_parse(&usage, argc, argv, &operands, &count);
 
     if (status != OPTIONS_GO_ON)
         return status;
+    if (ctl.vm)
+        status = find_machine(&ctl, operands[0], path);
+    if (status != OPTIONS_GO_ON)
+        return status;
     json_t *root = json_object();
-    status = build(&ctl, operands, count, root);
+    status = is_for_machine(operands[0]) ? build_for_machine(&ctl, operands, count, root)
+                                         : build(&ctl, operands, count, root);
     if (status == OPTIONS_GO_ON)
         status = open_key(&ctl, operands[0], root, &key);
     if (status == OPTIONS_GO_ON)

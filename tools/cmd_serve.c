@@ -6,25 +6,20 @@
 #include "commands.h"
 #include "imagespec.h"
 #include "keyopt.h"
+#include "launch.h"
 #include "options.h"
 #include "report.h"
-#include "textformat.h"
 
 #include "vdisk/vdisk.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
-#define ARGUMENTS_MAX (2 * OPTIONS_LIST_MAX + 48)
-#define PIPE_DEFAULT  65536u
-#define PROGRAM       "vdiskd"
+#define PROGRAM "vdiskd"
 
 struct serve {
     struct keyopt key;
@@ -34,162 +29,57 @@ struct serve {
     struct option_size memory;
 };
 
-/* ---- the key ---- */
-
-/* What vdiskd reads: the text of an identity; a passphrase with the newline that it takes off. */
-static int write_key(int fd, const struct vdisk_key *key)
-{
-    char text[TEXTFORMAT_IDENTITY_CHARS];
-    struct iovec parts[2] = {{(void *)(uintptr_t)key->bytes, key->length}, {"\n", 0}};
-    ssize_t written;
-
-    if (key->kind == VDISK_KEY_IDENTITY) {
-        textformat_put_identity(text, key->bytes);
-        parts[0] = (struct iovec){text, sizeof(text)};
-    }
-    if (key->kind == VDISK_KEY_PASSPHRASE)
-        parts[1].iov_len = 1;
-    written = writev(fd, parts, 2);
-    explicit_bzero(text, sizeof(text));
-    if (written < 0)
-        return -errno;
-    return (size_t)written == parts[0].iov_len + parts[1].iov_len ? 0 : -EMSGSIZE;
-}
-
-/* The end to read from, which is inherited. */
-static int key_pipe(const struct vdisk_key *key, int *out)
-{
-    int ends[2], rc;
-
-    if (pipe2(ends, O_NONBLOCK))
-        return -errno;
-    if (key->length >= PIPE_DEFAULT)
-        (void)fcntl(ends[1], F_SETPIPE_SZ, (int)key->length + 1);
-    rc = write_key(ends[1], key);
-    close(ends[1]);
-    if (rc == 0 && fcntl(ends[0], F_SETFL, 0)) /* it has all and its end: nothing waits */
-        rc = -errno;
-    if (rc)
-        close(ends[0]);
-    else
-        *out = ends[0];
-    return rc;
-}
-
-static const char *kind_word(enum vdisk_key_kind kind)
-{
-    return kind == VDISK_KEY_PASSPHRASE ? "passphrase"
-           : kind == VDISK_KEY_IDENTITY ? "identity"
-                                        : "key-file";
-}
-
-/* ---- the command line of vdiskd ---- */
-
-struct words {
-    char *word[ARGUMENTS_MAX];
-    unsigned count;
-    bool failed;
-};
-
-__attribute__((format(printf, 2, 3))) static void add(struct words *words, const char *format, ...)
-{
-    va_list arguments;
-
-    va_start(arguments, format);
-    if (words->count + 1 == ARGUMENTS_MAX ||
-        vasprintf(&words->word[words->count], format, arguments) < 0)
-        words->failed = true;
-    else
-        words->count++;
-    va_end(arguments);
-}
-
-static void add_flag(struct words *words, const char *name, bool is_set)
-{
-    if (is_set)
-        add(words, "--%s", name);
-}
-
-/* A value of --export: commas are doubled. */
-static char *quoted(const char *text)
-{
-    char *out = malloc(2 * strlen(text) + 1), *to = out;
-
-    for (; out && *text; text++) {
-        *to++ = *text;
-        if (*text == ',')
-            *to++ = ',';
-    }
-    if (out)
-        *to = 0;
-    return out;
-}
-
-static void add_export(struct words *words, const struct serve *serve, const struct imagespec *spec,
-                       enum vdisk_key_kind kind, int fd)
+static void add_export(struct launch *words, const struct serve *serve,
+                       const struct imagespec *spec, enum vdisk_key_kind kind, int fd)
 {
     bool read_only = serve->read_only || spec->snapshot[0];
-    char *image = quoted(spec->path), *snapshot = quoted(spec->snapshot);
-    char *socket = quoted(serve->vhost_user ? serve->vhost_user : "");
+    char *image = launch_quoted(spec->path), *snapshot = launch_quoted(spec->snapshot);
+    char *socket = launch_quoted(serve->vhost_user ? serve->vhost_user : "");
 
-    add(words, "--export");
+    launch_add(words, "--export");
     if (image && socket && snapshot)
-        add(words, "=%s,key-fd=%d,key-kind=%s,snapshots%s%s%s%s%s%s%s", image, fd, kind_word(kind),
-            read_only ? ",read-only" : "", serve->vhost_user ? ",vhost-user=" : "", socket,
-            serve->vhost_user && snapshot[0] ? ",vhost-snapshot=" : "",
-            serve->vhost_user ? snapshot : "", serve->limits ? "," : "",
-            serve->limits ? serve->limits : "");
+        launch_add(words, "=%s,key-fd=%d,key-kind=%s,snapshots%s%s%s%s%s%s%s", image, fd,
+                   launch_key_kind(kind), read_only ? ",read-only" : "",
+                   serve->vhost_user ? ",vhost-user=" : "", socket,
+                   serve->vhost_user && snapshot[0] ? ",vhost-snapshot=" : "",
+                   serve->vhost_user ? snapshot : "", serve->limits ? "," : "",
+                   serve->limits ? serve->limits : "");
     else
         words->failed = true;
     if (spec->snapshot[0])
-        add(words, "--default-export=@%s", spec->snapshot);
+        launch_add(words, "--default-export=@%s", spec->snapshot);
     free(image);
     free(snapshot);
     free(socket);
 }
 
-static void add_all(struct words *words, const struct serve *serve)
+static void add_all(struct launch *words, const struct serve *serve)
 {
     for (unsigned i = 0; i < serve->nbd.count; i++)
-        add(words, "--nbd=%s", serve->nbd.value[i]);
+        launch_add(words, "--nbd=%s", serve->nbd.value[i]);
     for (unsigned i = 0; i < serve->image_dirs.count; i++)
-        add(words, "--image-dir=%s", serve->image_dirs.value[i]);
+        launch_add(words, "--image-dir=%s", serve->image_dirs.value[i]);
     if (serve->tls_dir)
-        add(words, "--tls-dir=%s", serve->tls_dir);
+        launch_add(words, "--tls-dir=%s", serve->tls_dir);
     if (serve->memory.given)
-        add(words, "--memory=%llu", (unsigned long long)serve->memory.value);
-    add_flag(words, "tls-psk", serve->tls_psk);
-    add_flag(words, "tls-any-client", serve->tls_any_client);
-    add_flag(words, "insecure", serve->insecure);
-    add_flag(words, "no-uring", serve->no_uring);
-    add_flag(words, "quiet", serve->quiet);
-}
-
-/* Beside this program, else by PATH. Returns when it cannot be executed. */
-static int become(char **words)
-{
-    char path[VDISK_PATH_MAX + sizeof(PROGRAM)];
-    ssize_t length = readlink("/proc/self/exe", path, VDISK_PATH_MAX);
-    char *slash = length > 0 ? memrchr(path, '/', (size_t)length) : NULL;
-
-    if (slash) {
-        memcpy(slash + 1, PROGRAM, sizeof(PROGRAM));
-        execv(path, words);
-    }
-    execvp(PROGRAM, words);
-    return report_text(PROGRAM, -errno, "cannot be started: %s", vdisk_strerror(-errno));
+        launch_add(words, "--memory=%llu", (unsigned long long)serve->memory.value);
+    launch_flag(words, "tls-psk", serve->tls_psk);
+    launch_flag(words, "tls-any-client", serve->tls_any_client);
+    launch_flag(words, "insecure", serve->insecure);
+    launch_flag(words, "no-uring", serve->no_uring);
+    launch_flag(words, "quiet", serve->quiet);
 }
 
 static int start(const struct serve *serve, const struct imagespec *spec)
 {
     struct held_key held = {.prompted = false};
-    struct words words = {.count = 0};
+    struct launch words = {.count = 0};
     int fd = -1, status = keyopt_load(&serve->key, KEYOPT_OPEN, "serve", spec->path, &held);
 
     if (status != STATUS_DONE)
         return status;
-    int rc = key_pipe(&held.key, &fd);
-    add(&words, "vdisk"); /* its messages are ours */
+    int rc = launch_key_pipe(&held.key, &fd);
+    launch_add(&words, "vdisk"); /* its messages are ours */
     add_export(&words, serve, spec, held.key.kind, fd);
     add_all(&words, serve);
     keyopt_release(&held);
@@ -199,9 +89,8 @@ static int start(const struct serve *serve, const struct imagespec *spec)
     else if (words.failed)
         status = report(spec->path, -ENOMEM, NULL);
     else
-        status = become(words.word);
-    for (unsigned i = 0; i < words.count; i++)
-        free(words.word[i]);
+        status = launch_become(PROGRAM, &words);
+    launch_free(&words);
     if (fd >= 0)
         close(fd);
     return status;

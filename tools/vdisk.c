@@ -35,7 +35,8 @@ static const struct command commands[] = {
     {"write", "standard input to a range of the drive", cmd_write},
     {"audit", "verify the daemon's audit log", cmd_audit},
     {"serve", "serve an image by NBD or vhost-user", cmd_serve},
-    {"ctl", "ask a running daemon", cmd_ctl},
+    {"run", "a virtual machine on encrypted drives", cmd_run},
+    {"ctl", "ask a running daemon, or virtual machine", cmd_ctl},
     {NULL, NULL, NULL},
 };
 

@@ -117,6 +117,15 @@ int confine_privileges(struct vdisk_error *error)
     return 0;
 }
 
+char *confine_folder(const char *file)
+{
+    const char *slash = strrchr(file, '/');
+
+    if (!slash)
+        return strdup(".");
+    return slash == file ? strdup("/") : strndup(file, (size_t)(slash - file));
+}
+
 static uint64_t rights_at(const struct confine_path *path)
 {
     if (path->only_logs)

@@ -41,6 +41,9 @@ struct confine_path {
     bool only_socket; /* sockets are made and removed in it, and nothing else */
 };
 
+/* The folder that a file is in, to be freed; NULL without memory. */
+char *confine_folder(const char *file);
+
 /*
  * By Landlock: nothing of the file system but what lies beneath the paths; what is open stays open.
  * Returns 0, 1 where the kernel has no Landlock (nothing is confined), or -errno. Needs
@@ -48,8 +51,15 @@ struct confine_path {
  */
 int confine_files(const struct confine_path *paths, unsigned count, struct vdisk_error *error);
 
-/* By seccomp: a system call that a daemon which serves does not need ends the process with SIGSYS;
- * execve, ptrace, mount and the like are among them. -errno. */
-int confine_syscalls(struct vdisk_error *error);
+struct confine_calls {
+    bool only_local; /* no sockets but Unix' */
+    const unsigned long *ioctls;
+    unsigned ioctl_count;
+};
+
+/* By seccomp: a system call that a process which serves does not need ends the process with
+ * SIGSYS; execve, ptrace, mount and the like are among them. Of ioctl() there is only what files
+ * and sockets need, and the requests of `calls`; NULL: none. -errno. */
+int confine_syscalls(const struct confine_calls *calls, struct vdisk_error *error);
 
 #endif

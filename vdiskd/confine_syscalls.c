@@ -189,14 +189,14 @@ static int allow_named(scmp_filter_ctx filter)
 }
 
 /* Where only some of what a call does is needed. */
-static int allow_partly(scmp_filter_ctx filter)
+static int allow_partly(scmp_filter_ctx filter, const struct confine_calls *calls)
 {
     static const unsigned families[] = {AF_UNIX, AF_INET, AF_INET6};
     static const unsigned controls[] = {FIONBIO, FIONREAD, FIOCLEX, TCGETS}; /* isatty() */
     static const int processes[] = {PR_SET_NAME, PR_GET_NAME, PR_GET_DUMPABLE, PR_SET_VMA};
     int rc = 0;
 
-    for (unsigned i = 0; i < 3 && rc == 0; i++)
+    for (unsigned i = 0; i < (calls->only_local ? 1u : 3u) && rc == 0; i++)
         rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
                               SCMP_A0(SCMP_CMP_EQ, families[i], 0));
     for (unsigned i = 0; i < 4 && rc == 0; i++)
@@ -205,6 +205,9 @@ static int allow_partly(scmp_filter_ctx filter)
     for (unsigned i = 0; i < 4 && rc == 0; i++)
         rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(prctl), 1,
                               SCMP_A0(SCMP_CMP_EQ, (unsigned)processes[i], 0));
+    for (unsigned i = 0; i < calls->ioctl_count && rc == 0; i++)
+        rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+                              SCMP_A1(SCMP_CMP_EQ, calls->ioctls[i], 0));
     /* No memory that is code. */
     if (rc == 0)
         rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
@@ -215,16 +218,20 @@ static int allow_partly(scmp_filter_ctx filter)
     return rc;
 }
 
-int confine_syscalls(struct vdisk_error *error)
+int confine_syscalls(const struct confine_calls *calls, struct vdisk_error *error)
 {
+    static const struct confine_calls none = {.ioctls = NULL};
+
     scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
     int rc;
 
+    if (!calls)
+        calls = &none;
     if (!filter)
         return error_set(error, -ENOMEM, "%s", vdisk_strerror(-ENOMEM));
     rc = allow_named(filter);
     if (rc == 0)
-        rc = allow_partly(filter);
+        rc = allow_partly(filter, calls);
     /* A thread that is there already would go on unconfined. */
     if (rc == 0)
         rc = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1);

@@ -1,148 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * The management socket's connections; see control.h. One task accepts, one serves each connection:
- * it reads a line, checks who asks, does it, audits it, replies.
- *
- * A descriptor that comes with a request belongs to the line that it came with; more than one, or
- * one with nothing to use it, is closed.
- */
+/* The daemon's management: who asks is checked, it is done, and it is audited; see control.h. */
 #include "control.h"
 
 #include "audit.h"
+#include "control_server.h"
 #include "report.h"
-#include "task.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
-
-#define SECOND       INT64_C(1000000000)
-#define IDLE_TIMEOUT (60 * SECOND)
-#define LINE_TIMEOUT (10 * SECOND) /* from a request's first byte to its last, and for a reply */
 
 struct control {
     struct control_options options;
-    int listener;
-    bool is_stopping;
-    unsigned tasks; /* that run, with the one that accepts */
-    struct task *stopper;
-    struct connection *connections;
+    struct control_server *server;
 };
-
-struct connection {
-    struct control *control;
-    struct connection *next;
-    int fd, key_fd;
-    struct ucred peer;
-    enum control_role role;
-    size_t have; /* bytes in `line` */
-    char line[CONTROL_LINE_MAX];
-};
-
-/* ---- requests ---- */
-
-/* Keeps the first descriptor that comes and closes the others. */
-static void take_descriptors(struct connection *connection, struct msghdr *message)
-{
-    for (struct cmsghdr *part = CMSG_FIRSTHDR(message); part; part = CMSG_NXTHDR(message, part)) {
-        if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS)
-            continue;
-        size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-
-        for (size_t i = 0; i < count; i++) {
-            int fd;
-
-            memcpy(&fd, CMSG_DATA(part) + i * sizeof(int), sizeof(fd));
-            if (connection->key_fd < 0)
-                connection->key_fd = fd;
-            else
-                close(fd);
-        }
-    }
-}
-
-static void drop_key(struct connection *connection)
-{
-    if (connection->key_fd >= 0)
-        close(connection->key_fd);
-    connection->key_fd = -1;
-}
-
-/* More of the line: how many bytes, 0 at the end, -errno. */
-static int receive_more(struct connection *connection, int64_t deadline)
-{
-    _Alignas(struct cmsghdr) char control[CMSG_SPACE(4 * sizeof(int))] = {0};
-    struct iovec vector = {connection->line + connection->have,
-                           CONTROL_LINE_MAX - connection->have};
-    struct msghdr message = {.msg_iov = &vector,
-                             .msg_iovlen = 1,
-                             .msg_control = control,
-                             .msg_controllen = sizeof(control)};
-    struct reactor_op op = {.kind = REACTOR_RECEIVE, .fd = connection->fd, .message = &message};
-    int got = task_do(&op, deadline);
-
-    if (got >= 0)
-        take_descriptors(connection, &message);
-    return got;
-}
-
-/* Length of the next line, without its newline; -errno, or -ECONNRESET at the end. */
-static ssize_t next_line(struct connection *connection)
-{
-    int64_t deadline = reactor_now() + (connection->have ? LINE_TIMEOUT : IDLE_TIMEOUT);
-
-    for (;;) {
-        char *newline = memchr(connection->line, '\n', connection->have);
-        bool was_empty = connection->have == 0;
-
-        if (newline)
-            return newline - connection->line;
-        if (connection->have == CONTROL_LINE_MAX)
-            return -EMSGSIZE;
-        int got = receive_more(connection, deadline);
-        if (got <= 0)
-            return got ? got : -ECONNRESET;
-        connection->have += (size_t)got;
-        if (was_empty)
-            deadline = reactor_now() + LINE_TIMEOUT;
-    }
-}
-
-static int reply(struct connection *connection, int rc, const struct vdisk_error *error,
-                 json_t *result)
-{
-    json_t *root =
-        rc ? json_pack("{s:b, s:s, s:s}", "ok", 0, "code", control_code(rc), "error",
-                       error->code == rc && error->text[0] ? error->text : vdisk_strerror(rc))
-           : json_pack("{s:b}", "ok", 1);
-
-    if (rc && !root) /* a sentence that is no UTF-8 */
-        root = json_pack("{s:b, s:s, s:s}", "ok", 0, "code", control_code(rc), "error",
-                         vdisk_strerror(rc));
-    if (rc == 0 && result)
-        json_object_set(root, "result", result);
-    char *text = root ? json_dumps(root, JSON_COMPACT) : NULL;
-    char newline = '\n';
-    struct iovec vectors[] = {{text, text ? strlen(text) : 0}, {&newline, 1}};
-    int sent = text ? task_send(connection->fd, vectors, 2, reactor_now() + LINE_TIMEOUT) : -ENOMEM;
-
-    free(text);
-    json_decref(root);
-    return sent;
-}
 
 /* 0, or -errno: then the operation must not be reported as done. */
-static int audit_request(struct connection *connection, const struct control_request *request,
-                         int rc, const struct vdisk_error *error)
+static int audit_request(const struct control *control, const struct control_peer *peer,
+                         const struct control_request *request, int rc,
+                         const struct vdisk_error *error)
 {
     const struct audit_who who = {
         .has_ids = true,
-        .uid = connection->peer.uid,
-        .gid = connection->peer.gid,
-        .pid = connection->peer.pid,
+        .uid = peer->ids.uid,
+        .gid = peer->ids.gid,
+        .pid = peer->ids.pid,
     };
     const struct control_command *command = request->command;
     const struct audit_event event = {
@@ -158,151 +41,66 @@ static int audit_request(struct connection *connection, const struct control_req
         .is_volatile = command && command->role == CONTROL_VIEWER,
     };
 
-    return audit_record(connection->control->options.audit, &event);
+    return audit_record(control->options.audit, &event);
 }
 
-/* Returns false when the connection ends. */
-static bool serve_line(struct connection *connection, size_t length)
+static int serve(void *opaque, const struct control_peer *peer, const char *line, size_t length,
+                 int fd, json_t **result, bool *is_last, struct vdisk_error *error)
 {
-    struct control *control = connection->control;
+    struct control *control = opaque;
     struct control_request *request = malloc(sizeof(*request));
-    struct vdisk_error error = {.code = 0};
-    json_t *result = NULL;
-    bool is_shutdown = false;
     int rc;
 
     if (!request)
-        return false;
-    rc = control_parse(connection->line, length, request, &error);
-    if (rc == 0 && connection->role < request->command->role)
-        rc = error_set(&error, -EPERM, "this user may look only");
+        return -ENOMEM;
+    rc = control_parse(line, length, request, error);
+    if (rc == 0 && peer->role < request->command->role)
+        rc = error_set(error, -EPERM, "this user may look only");
     if (rc == 0)
-        rc = control_run(&control->options, request, connection->key_fd, &result, &error);
-    drop_key(connection);
-    is_shutdown = rc == 0 && request->command->verb == CONTROL_SHUTDOWN;
-    int unaudited = audit_request(connection, request, rc, &error);
+        rc = control_run(&control->options, request, fd, result, error);
+    *is_last = rc == 0 && request->command->verb == CONTROL_SHUTDOWN;
+    int unaudited = audit_request(control, peer, request, rc, error);
     if (unaudited && rc == 0)
-        rc = error_set(&error, unaudited, "it was done, but the audit log cannot be written: %s",
+        rc = error_set(error, unaudited, "it was done, but the audit log cannot be written: %s",
                        vdisk_strerror(unaudited));
-    bool goes_on = reply(connection, rc, &error, result) == 0;
-    json_decref(result);
     free(request);
-    if (is_shutdown)
-        control->options.shut_down(control->options.opaque);
-    return goes_on && !is_shutdown;
+    return rc;
 }
 
-static void end_task(struct control *control)
+static void refused(void *opaque, const struct control_peer *peer, const struct vdisk_error *error)
 {
-    control->tasks--;
-    task_wake(&control->stopper);
+    static const struct control_request none = {.command = NULL};
+
+    (void)audit_request(opaque, peer, &none, error->code, error);
 }
 
-static void unlink_connection(struct connection *connection)
+static void last(void *opaque)
 {
-    struct connection **place = &connection->control->connections;
+    const struct control *control = opaque;
 
-    while (*place != connection)
-        place = &(*place)->next;
-    *place = connection->next;
-}
-
-static void refuse(struct connection *connection)
-{
-    struct control_request none = {.command = NULL};
-    struct vdisk_error error;
-    int rc = error_set(&error, -EPERM, "this user may not use the control socket");
-
-    (void)audit_request(connection, &none, rc, &error);
-    (void)reply(connection, rc, &error, NULL);
-}
-
-static void serve_connection(void *arg)
-{
-    struct connection *connection = arg;
-    struct control *control = connection->control;
-    ssize_t length = 0;
-    bool goes_on = connection->role != CONTROL_NOBODY;
-
-    if (!goes_on)
-        refuse(connection);
-    while (goes_on && !control->is_stopping) {
-        length = next_line(connection);
-        if (length < 0)
-            break;
-        goes_on = serve_line(connection, (size_t)length);
-        connection->have -= (size_t)length + 1;
-        memmove(connection->line, connection->line + length + 1, connection->have);
-    }
-    if (length == -EMSGSIZE) {
-        struct vdisk_error error;
-        int rc = error_set(&error, -EINVAL, "a request has at most %u bytes", CONTROL_LINE_MAX);
-
-        (void)reply(connection, rc, &error, NULL);
-    }
-    drop_key(connection);
-    unlink_connection(connection);
-    close(connection->fd);
-    free(connection);
-    end_task(control);
-}
-
-/* ---- connections ---- */
-
-static void start_connection(struct control *control, int fd)
-{
-    struct connection *connection = NULL;
-    socklen_t length = sizeof(connection->peer);
-
-    if (control->tasks > CONTROL_CONNECTIONS_MAX)
-        goto refuse;
-    connection = malloc(sizeof(*connection));
-    if (!connection)
-        goto refuse;
-    connection->control = control;
-    connection->fd = fd;
-    connection->key_fd = -1;
-    connection->have = 0;
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &connection->peer, &length) ||
-        control_role_at(&control->options.peers, fd, &connection->peer, &connection->role))
-        goto refuse;
-    if (task_spawn(control->options.reactor, serve_connection, connection))
-        goto refuse;
-    connection->next = control->connections;
-    control->connections = connection;
-    control->tasks++;
-    return;
-refuse:
-    free(connection);
-    close(fd);
-}
-
-static void accept_connections(void *arg)
-{
-    struct control *control = arg;
-
-    while (!control->is_stopping) {
-        int fd = task_accept(control->listener, reactor_now() + SECOND / 4);
-
-        if (fd >= 0)
-            start_connection(control, fd);
-        else if (fd != -ETIMEDOUT && fd != -EINTR && fd != -ECONNABORTED)
-            task_sleep(SECOND / 10); /* out of descriptors, perhaps */
-    }
-    end_task(control);
+    control->options.shut_down(control->options.opaque);
 }
 
 int control_start(const struct control_options *options, int listener, struct control **out)
 {
     struct control *control = malloc(sizeof(*control));
-    int rc = control ? 0 : -ENOMEM;
+    int rc;
 
-    if (rc == 0) {
-        *control = (struct control){.options = *options, .listener = listener, .tasks = 1};
-        rc = task_spawn(options->reactor, accept_connections, control);
-    }
-    if (rc) {
+    if (!control) {
         close(listener);
+        return -ENOMEM;
+    }
+    control->options = *options;
+    const struct control_server_options server = {
+        .reactor = options->reactor,
+        .peers = options->peers,
+        .serve = serve,
+        .refused = refused,
+        .last = last,
+        .opaque = control,
+    };
+    rc = control_server_start(&server, listener, &control->server);
+    if (rc) {
         free(control);
         return rc;
     }
@@ -314,12 +112,6 @@ void control_stop(struct control *control)
 {
     if (!control)
         return;
-    control->is_stopping = true;
-    /* Whoever waits for a request gets its end instead. */
-    for (struct connection *each = control->connections; each; each = each->next)
-        (void)shutdown(each->fd, SHUT_RD);
-    while (control->tasks)
-        task_park(&control->stopper);
-    close(control->listener);
+    control_server_stop(control->server);
     free(control);
 }

@@ -1,19 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Requests of the management socket: from a line of JSON to what it asks for; see control.h.
- *
- * The nesting is looked at before the parser is let at it, as that recurses on a task's stack.
  */
 #include "control.h"
 
+#include "control_json.h"
 #include "limit_json.h"
 #include "report.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-
-#define DEPTH_MAX 4u
 
 #define ADD_FIELDS                                                                                 \
     (CONTROL_READ_ONLY | CONTROL_GROUP | CONTROL_LIMITS | CONTROL_SNAPSHOTS | CONTROL_WAIT |       \
@@ -46,93 +43,7 @@ static const struct control_command commands[] = {
     {"shutdown", CONTROL_SHUTDOWN, CONTROL_OPERATOR, 0, 0},
 };
 
-const char *control_code(int code)
-{
-    switch (code) {
-    case VDISK_E_WRONG_KEY:
-        return "wrong-key";
-    case VDISK_E_NOT_AUTHENTIC:
-        return "not-authentic";
-    case VDISK_E_MALFORMED:
-        return "malformed";
-    case VDISK_E_IN_USE:
-        return "in-use";
-    case VDISK_E_EXISTS:
-        return "exists";
-    case VDISK_E_NOT_FOUND:
-    case -ENOENT:
-        return "not-found";
-    case VDISK_E_LIMIT:
-        return "limit";
-    case VDISK_E_UNSUPPORTED:
-    case -EOPNOTSUPP:
-        return "unsupported";
-    case -EINVAL:
-        return "invalid";
-    case -EPERM:
-    case -EACCES:
-        return "not-permitted";
-    case -ENOSPC:
-    case -EDQUOT:
-        return "no-space";
-    default:
-        return "failed";
-    }
-}
-
-/* Whether brackets nest no deeper than any request needs. */
-static bool is_shallow(const char *line, size_t length)
-{
-    bool in_string = false;
-    size_t depth = 0;
-
-    for (size_t i = 0; i < length; i++) {
-        if (in_string && line[i] == '\\')
-            i++;
-        else if (line[i] == '"')
-            in_string = !in_string;
-        else if (!in_string && (line[i] == '{' || line[i] == '['))
-            depth++;
-        else if (!in_string && (line[i] == '}' || line[i] == ']') && depth > 0)
-            depth--;
-        if (depth > DEPTH_MAX)
-            return false;
-    }
-    return true;
-}
-
 /* ---- values ---- */
-
-static bool take_text(const json_t *value, char *out, size_t size)
-{
-    const char *text = json_string_value(value); /* without a NUL in it: the parser refuses one */
-    size_t length = text ? json_string_length(value) : size;
-
-    if (length >= size || (text && strlen(text) != length))
-        return false;
-    for (size_t i = 0; i < length; i++) {
-        if ((unsigned char)text[i] < 0x20 || text[i] == 0x7f)
-            return false;
-    }
-    memcpy(out, text, length + 1);
-    return true;
-}
-
-static bool take_bool(const json_t *value, bool *out)
-{
-    *out = json_is_true(value);
-    return json_is_boolean(value);
-}
-
-static bool take_number(const json_t *value, uint64_t max, uint64_t *out)
-{
-    json_int_t number = json_integer_value(value);
-
-    if (!json_is_integer(value) || number < 0 || (uint64_t)number > max)
-        return false;
-    *out = (uint64_t)number;
-    return true;
-}
 
 static bool take_key_kind(const json_t *value, enum vdisk_key_kind *kind)
 {
@@ -163,31 +74,34 @@ static int take_field(struct control_request *request, const char *name, json_t 
     uint64_t slot = 0;
     bool taken;
 
-    FIELD("export", CONTROL_EXPORT, take_text(value, request->export, sizeof(request->export)));
+    FIELD("export", CONTROL_EXPORT,
+          control_json_text(value, request->export, sizeof(request->export)));
     FIELD("image", CONTROL_IMAGE,
-          take_text(value, request->image, sizeof(request->image)) && request->image[0] == '/');
+          control_json_text(value, request->image, sizeof(request->image)) &&
+              request->image[0] == '/');
     FIELD("snapshot", CONTROL_SNAPSHOT,
-          take_text(value, request->snapshot, sizeof(request->snapshot)) && request->snapshot[0]);
+          control_json_text(value, request->snapshot, sizeof(request->snapshot)) &&
+              request->snapshot[0]);
     FIELD("group", CONTROL_GROUP,
-          take_text(value, request->group, sizeof(request->group)) && request->group[0]);
+          control_json_text(value, request->group, sizeof(request->group)) && request->group[0]);
     FIELD("key_file", CONTROL_KEY,
-          take_text(value, request->key_file, sizeof(request->key_file)) &&
+          control_json_text(value, request->key_file, sizeof(request->key_file)) &&
               request->key_file[0] == '/');
     FIELD("key_kind", CONTROL_KEY, take_key_kind(value, &request->key_kind));
-    FIELD("size", CONTROL_SIZE, take_number(value, VDISK_SIZE_MAX, &request->size));
-    FIELD("shrink", CONTROL_SHRINK, take_bool(value, &request->shrink));
-    FIELD("read_only", CONTROL_READ_ONLY, take_bool(value, &request->read_only));
-    FIELD("snapshots", CONTROL_SNAPSHOTS, take_bool(value, &request->snapshots));
-    FIELD("wait_when_full", CONTROL_WAIT, take_bool(value, &request->wait_when_full));
-    FIELD("wait_when_failing", CONTROL_WAIT, take_bool(value, &request->wait_when_failing));
+    FIELD("size", CONTROL_SIZE, control_json_number(value, VDISK_SIZE_MAX, &request->size));
+    FIELD("shrink", CONTROL_SHRINK, control_json_bool(value, &request->shrink));
+    FIELD("read_only", CONTROL_READ_ONLY, control_json_bool(value, &request->read_only));
+    FIELD("snapshots", CONTROL_SNAPSHOTS, control_json_bool(value, &request->snapshots));
+    FIELD("wait_when_full", CONTROL_WAIT, control_json_bool(value, &request->wait_when_full));
+    FIELD("wait_when_failing", CONTROL_WAIT, control_json_bool(value, &request->wait_when_failing));
     FIELD("vhost_user", CONTROL_VHOST,
-          take_text(value, request->vhost_user, sizeof(request->vhost_user)) &&
+          control_json_text(value, request->vhost_user, sizeof(request->vhost_user)) &&
               request->vhost_user[0] == '/');
     FIELD("vhost_snapshot", CONTROL_VHOST,
-          take_text(value, request->vhost_snapshot, sizeof(request->vhost_snapshot)) &&
+          control_json_text(value, request->vhost_snapshot, sizeof(request->vhost_snapshot)) &&
               request->vhost_snapshot[0]);
     FIELD("limits", CONTROL_LIMITS, limit_from_json(value, &request->limits));
-    taken = take_number(value, VDISK_KEYSLOTS - 1, &slot);
+    taken = control_json_number(value, VDISK_KEYSLOTS - 1, &slot);
     request->slot = (unsigned)slot;
     FIELD("slot", CONTROL_SLOT, taken);
     return 0;
@@ -224,17 +138,13 @@ static int take_fields(json_t *root, struct control_request *request, struct vdi
 int control_parse(const char *line, size_t length, struct control_request *request,
                   struct vdisk_error *error)
 {
-    json_error_t where;
     const char *name;
-    int rc = 0;
+    json_t *root;
+    int rc = control_json_load(line, length, &root, &name, error);
 
     *request = (struct control_request){.command = NULL};
-    if (!is_shallow(line, length))
-        return error_set(error, -EINVAL, "the request nests too deeply");
-    json_t *root = json_loadb(line, length, JSON_REJECT_DUPLICATES, &where);
-    if (!root)
-        return error_set(error, -EINVAL, "the request is not JSON: %s", where.text);
-    name = json_string_value(json_object_get(root, "command"));
+    if (rc)
+        return rc;
     for (unsigned i = 0; name && i < sizeof(commands) / sizeof(*commands); i++) {
         if (strcmp(name, commands[i].name) == 0)
             request->command = &commands[i];

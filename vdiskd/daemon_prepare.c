@@ -332,10 +332,7 @@ static void add_path(struct paths *paths, char *text, const char *path, bool may
 /* The folder that a file is in. */
 static void add_folder(struct paths *paths, const char *file, bool may_write)
 {
-    const char *slash = strrchr(file, '/');
-    char *folder = !slash          ? strdup(".")
-                   : slash == file ? strdup("/")
-                                   : strndup(file, (size_t)(slash - file));
+    char *folder = confine_folder(file);
 
     add_path(paths, folder, folder, may_write);
 }
@@ -406,7 +403,7 @@ static int confine_all(struct daemon *daemon, const struct paths *paths, struct 
     if (rc > 0)
         log_event(LOG_WARNING, "no-landlock", "note",
                   "this kernel cannot confine the daemon to its folders", NULL);
-    return rc < 0 ? rc : confine_syscalls(error);
+    return rc < 0 ? rc : confine_syscalls(NULL, error);
 }
 
 int daemon_confine(struct daemon *daemon)

@@ -1,0 +1,28 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=dash
+# The first process of the KVM lab (scripts/lab.sh): runs /run.sh as it is run outside.
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts pts /dev/pts
+mount -t tmpfs shm /dev/shm
+exec </dev/null >/dev/ttyS0 2>&1
+stty -onlcr </dev/ttyS0
+echo 1 >/proc/sys/kernel/printk
+modprobe kvm-amd
+ip link set lo up
+if [ -n "${LAB_DISK:-}" ]; then
+    modprobe -a virtio_pci virtio_blk ext4
+    mount "$LAB_DISK" /work
+fi
+
+export PATH=/bin:/sbin HOME=/ LC_ALL=C
+export VDISK=/bin/vdisk VDISK_SRC=/src TMPDIR=/work VDISK_LAB=1
+echo "# the lab is up: $(cut -d ' ' -f 1 /proc/uptime) s"
+(cd /work && bash /run.sh)
+status=$?
+[ -z "${LAB_DISK:-}" ] || umount /work
+echo "LAB ends $status"
+poweroff -f

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+# For scenarios with vdisk-vmm, after lib.sh. Where /dev/kvm runs Linux they run right here, else the
+# scenario is run again in the KVM lab (scripts/lab.sh). It begins with
+#
+#     if lab_is_outside; then
+#         lab_ready || exit 0
+#         lab_guest_initrd initrd "$VDISK_SRC/tests/guest_vm_init.sh"
+#         kvm_is_fast || { lab "$0" serial 240 initrd; exit; }
+#     fi
+#
+# and finds the files named there in its folder.
+# shellcheck source-path=SCRIPTDIR source=lib_guest.sh
+. "$VDISK_SRC/tests/lib_guest.sh"
+# shellcheck source-path=SCRIPTDIR source=../scripts/lab.sh
+. "$VDISK_SRC/scripts/lab.sh"
+
+# How many times what it takes is to be allowed, on a machine with other work.
+LAB_SLOW=${VDISK_LAB_SLOW:-1}
+# shellcheck disable=SC2034
+patience=$((100 * LAB_SLOW))
+
+LAB_GUEST_MODULES=(virtio_mmio virtio_blk virtio_net virtio-rng virtio_balloon
+    vmw_vsock_virtio_transport button ext4)
+
+lab_is_outside() {
+    [ -z "${VDISK_LAB:-}" ]
+}
+
+# VDISK_VMM=vdisk-vmm-peer: the same with QEMU's microvm, to compare.
+VMM=${VDISK_VMM:-vdisk-vmm}
+
+# What is missing for the lab, as one line; nothing if nothing is.
+lab_lacks() {
+    if ! command -v vdisk-vmm >/dev/null; then
+        echo 'there is no vdisk-vmm for this processor'
+    elif [[ ,${VDISK_SANITIZER:-}, == *,thread,* ]]; then
+        echo 'too slow with the thread sanitizer'
+    else
+        kernel_lacks qemu-system-x86_64 fio mke2fs e2fsck
+    fi
+}
+
+lab_kernels() {
+    kernel_fetch cloud-amd64 && kernel_fetch amd64
+}
+
+# The means are there; else says that all is skipped, and why.
+lab_ready() {
+    local lacks
+    lacks=$(lab_lacks)
+    if [ -z "$lacks" ] && ! lab_kernels; then
+        sed 's/^/#   /' .err
+        lacks='the kernels could not be fetched'
+    fi
+    [ -z "$lacks" ] || skip 'a guest of vdisk-vmm' "$lacks"
+    [ -z "$lacks" ]
+}
+
+# lab_guest_initrd FILE INIT: for a guest of either kernel.
+lab_guest_initrd() {
+    guest_initramfs "$1" "$2" 'cloud-amd64 amd64' "${LAB_GUEST_MODULES[@]}"
+}
+
+# lab_initramfs FILE SCRIPT FILE...: the script and its files, our programs, what they need.
+lab_initramfs() {
+    lab_root lab "$2" e2fsck
+    if [ "$VMM" = vdisk-vmm-peer ]; then
+        root_programs lab qemu-system-x86_64
+        mkdir -p lab/share/qemu
+        cp -L /usr/share/qemu/{bios-microvm.bin,linuxboot_dma.bin} lab/share/qemu/
+        install -m 755 "$VDISK_SRC/tests/lab_peer.sh" lab/bin/vdisk-vmm-peer
+    fi
+    mkdir -p lab/src/tests lab/src/scripts
+    cp "$VDISK_SRC"/tests/*.sh lab/src/tests/
+    cp "$VDISK_SRC"/scripts/*.sh lab/src/scripts/
+    cp "${@:3}" lab/work/
+    root_pack lab "$1"
+}
+
+# lab SCRIPT LOG SECONDS FILE...: runs it; what it prints goes to LOG and is printed.
+lab() {
+    lab_initramfs initramfs "$1" "${@:4}"
+    rm -f .out .err
+    (lab_boot initramfs "$(($3 * LAB_SLOW))" "VDISK_TEST_SEED=$VDISK_TEST_SEED
+        VDISK_TEST_LONG=${VDISK_TEST_LONG:-0} VDISK_VMM=$VMM VDISK_LAB_SLOW=$LAB_SLOW") | tee "$2"
+    sed 's/^/#   qemu: /' qemu.err
+    verdict 'the lab comes to its end' "$(grep -q '^LAB ends 0' "$2"; echo $?)"
+}

@@ -1,0 +1,440 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vdisk run: a guest on encrypted drives. Starts vdiskd with the images and vdisk-vmm with the
+ * drives, and stays until the guest is off. If vdiskd ends before that it is started again, and the
+ * guest sees nothing but a wait; so the key is kept until then.
+ */
+#include "cgroup.h"
+#include "commands.h"
+#include "imagespec.h"
+#include "keyopt.h"
+#include "launch.h"
+#include "options.h"
+#include "report.h"
+#include "rundir.h"
+#include "sizes.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define DRIVES_MAX 12u
+#define FIRMWARE   "/usr/share/seabios/bios-microvm.bin"
+#define LOOK_MS    10
+#define AGAIN_MS   200 /* between starts of vdiskd */
+#define DAEMON     "vdiskd"
+#define MONITOR    "vdisk-vmm"
+
+struct run {
+    struct keyopt key;
+    struct held_key held;
+    const char *name, *kernel, *initrd, *command, *firmware, *console, *vsock, *user, *memory,
+        *cpus, *limits, *audit_log;
+    struct option_list drives, nets;
+    const char *cpu_limit;
+    struct option_size weight, memory_limit;
+    bool read_only, quiet;
+    struct cgroup_limits shares;
+    char group[CGROUP_PATH_BYTES]; /* "": none */
+    struct imagespec spec[DRIVES_MAX];
+    unsigned count;
+    struct rundir dir;
+    int signals;
+    pid_t daemon, monitor; /* 0: none */
+};
+
+/* ---- programs ---- */
+
+/* They end with us, whatever ends us, and get signals as we did; `group` as of cgroup.h. */
+static pid_t start(const char *program, const char *group, struct launch *words)
+{
+    pid_t parent = getpid(), pid = words->failed ? -1 : fork();
+
+    if (words->failed)
+        errno = ENOMEM;
+    if (pid == 0) {
+        sigset_t none;
+
+        sigemptyset(&none);
+        sigprocmask(SIG_SETMASK, &none, NULL);
+        prctl(PR_SET_PDEATHSIG, SIGTERM);
+        int rc = group[0] ? cgroup_enter(group) : 0;
+        if (rc)
+            report_text(group, rc, "cannot be entered: %s", vdisk_strerror(rc));
+        else if (getppid() == parent)
+            launch_become(program, words);
+        _exit(STATUS_FAILED);
+    }
+    if (pid < 0)
+        report_text(program, -errno, "cannot be started: %s", vdisk_strerror(-errno));
+    launch_free(words);
+    return pid;
+}
+
+static void add_export(const struct run *run, unsigned at, int key_fd, struct launch *words)
+{
+    const struct imagespec *spec = &run->spec[at];
+    char *image = launch_quoted(spec->path), *snapshot = launch_quoted(spec->snapshot);
+    bool read_only = spec->snapshot[0] || (run->read_only && at == 0);
+
+    if (image && snapshot)
+        launch_add(
+            words, "--export=drive%u=%s,key-fd=%d,key-kind=%s,vhost-user=%s/drive%u%s%s%s%s%s", at,
+            image, key_fd, launch_key_kind(run->held.key.kind), run->dir.path, at,
+            spec->snapshot[0] ? ",vhost-snapshot=" : "", snapshot, read_only ? ",read-only" : "",
+            run->limits ? "," : "", run->limits ? run->limits : "");
+    else
+        words->failed = true;
+    free(image);
+    free(snapshot);
+}
+
+/* Each image gets the key by a pipe of its own. */
+static int start_daemon(struct run *run)
+{
+    struct launch words = {.count = 0};
+    int pipes[DRIVES_MAX], rc = 0;
+    unsigned made = 0;
+
+    launch_add(&words, "vdiskd");
+    for (; made < run->count && rc == 0; made++) {
+        rc = launch_key_pipe(&run->held.key, &pipes[made]);
+        if (rc == 0)
+            add_export(run, made, pipes[made], &words);
+    }
+    launch_add(&words, "--socket=%s/disks/socket", run->dir.path);
+    if (run->user)
+        launch_add(&words, "--user=%s", run->user);
+    if (run->audit_log)
+        launch_add(&words, "--audit-log=%s", run->audit_log);
+    launch_add(&words, "--quiet");
+    if (rc == 0) {
+        run->daemon = start(DAEMON, "", &words);
+        rc = run->daemon < 0 ? -ECHILD : 0;
+    } else {
+        report_text(NULL, rc, "the key cannot be handed over: %s", vdisk_strerror(rc));
+        made--;
+    }
+    launch_free(&words);
+    while (made > 0)
+        close(pipes[--made]);
+    if (rc)
+        run->daemon = 0;
+    return rc ? STATUS_FAILED : STATUS_DONE;
+}
+
+static void add_text(struct launch *words, const char *name, const char *value)
+{
+    if (value)
+        launch_add(words, "--%s=%s", name, value);
+}
+
+static int start_monitor(struct run *run)
+{
+    struct launch words = {.count = 0};
+
+    launch_add(&words, "vdisk"); /* its messages are ours */
+    add_text(&words, "name", run->name);
+    add_text(&words, "kernel", run->kernel);
+    add_text(&words, "initrd", run->initrd);
+    add_text(&words, "command", run->command);
+    add_text(&words, "firmware", run->kernel ? NULL : run->firmware ? run->firmware : FIRMWARE);
+    add_text(&words, "memory", run->memory);
+    add_text(&words, "cpus", run->cpus);
+    for (unsigned i = 0; i < run->count; i++)
+        launch_add(&words, "--drive=%s/drive%u%s", run->dir.path, i,
+                   run->spec[i].snapshot[0] || (run->read_only && i == 0) ? ",read-only" : "");
+    for (unsigned i = 0; i < run->nets.count; i++)
+        add_text(&words, "net", run->nets.value[i]);
+    add_text(&words, "vsock", run->vsock);
+    add_text(&words, "console", run->console);
+    launch_add(&words, "--control=%s/vmm/socket", run->dir.path);
+    add_text(&words, "user", run->user);
+    launch_flag(&words, "quiet", run->quiet);
+    run->monitor = start(MONITOR, run->group, &words);
+    if (run->monitor > 0)
+        return STATUS_DONE;
+    run->monitor = 0;
+    return STATUS_FAILED;
+}
+
+/* ---- their ends ---- */
+
+/* The exit status of a program that has ended, or 128 and its signal. */
+static int status_of(int how)
+{
+    return WIFEXITED(how) ? WEXITSTATUS(how) : 128 + WTERMSIG(how);
+}
+
+/* Whether it has ended; then *status is how, and it is 0. */
+static bool has_ended(pid_t *pid, int *status)
+{
+    int how;
+
+    if (*pid == 0 || waitpid(*pid, &how, WNOHANG) != *pid)
+        return false;
+    *pid = 0;
+    *status = status_of(how);
+    return true;
+}
+
+/* Its status; 0 if it is not there. */
+static int end(pid_t *pid)
+{
+    int how = 0;
+
+    if (*pid == 0)
+        return 0;
+    (void)kill(*pid, SIGTERM);
+    while (waitpid(*pid, &how, 0) < 0 && errno == EINTR) {
+    }
+    *pid = 0;
+    return status_of(how);
+}
+
+static void wait_a_little(const struct run *run, int milliseconds)
+{
+    struct pollfd wait = {.fd = run->signals, .events = POLLIN};
+
+    (void)poll(&wait, 1, milliseconds);
+}
+
+/* SIGTERM and SIGINT are the guest's power button, and the second time its end. */
+static void pass_signals(struct run *run)
+{
+    struct signalfd_siginfo info;
+
+    while (read(run->signals, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+        if (info.ssi_signo != SIGCHLD && run->monitor)
+            (void)kill(run->monitor, SIGTERM);
+    }
+}
+
+/* Until the drives can be connected to. */
+static int await_drives(struct run *run)
+{
+    char path[RUNDIR_BYTES + 16];
+    struct stat status;
+    int ended;
+
+    (void)snprintf(path, sizeof(path), "%s/drive%u", run->dir.path, run->count - 1);
+    while (stat(path, &status)) {
+        if (has_ended(&run->daemon, &ended))
+            return ended ? ended : STATUS_FAILED;
+        wait_a_little(run, LOOK_MS);
+    }
+    return STATUS_DONE;
+}
+
+static int supervise(struct run *run)
+{
+    int ended, status;
+
+    for (;;) {
+        struct pollfd wait = {.fd = run->signals, .events = POLLIN};
+
+        (void)poll(&wait, 1, -1);
+        pass_signals(run);
+        if (has_ended(&run->monitor, &status))
+            return status < 128 ? status
+                                : report_text(run->name, -EIO, "vdisk-vmm was ended by signal %d",
+                                              status - 128);
+        while (has_ended(&run->daemon, &ended)) {
+            report_note(run->name, "vdiskd has ended (%d), and is started again", ended);
+            wait_a_little(run, AGAIN_MS);
+            if (start_daemon(run))
+                return STATUS_FAILED;
+        }
+    }
+}
+
+/* ---- the command ---- */
+
+static int take_signals(struct run *run)
+{
+    sigset_t wanted;
+
+    sigemptyset(&wanted);
+    sigaddset(&wanted, SIGCHLD);
+    sigaddset(&wanted, SIGTERM);
+    sigaddset(&wanted, SIGINT);
+    sigaddset(&wanted, SIGHUP);
+    sigprocmask(SIG_BLOCK, &wanted, NULL);
+    run->signals = signalfd(-1, &wanted, SFD_NONBLOCK | SFD_CLOEXEC);
+    return run->signals < 0 ? report(NULL, -errno, NULL) : STATUS_DONE;
+}
+
+/* A guest without its limits is better than none, as long as it is said. */
+static void make_group(struct run *run)
+{
+    struct vdisk_error error = {.code = 0};
+
+    if (cgroup_is_wanted(&run->shares) &&
+        cgroup_make(run->name, &run->shares, run->group, &error)) {
+        report_note(run->name, "its limits of processors and memory are not in force: %s",
+                    error.text);
+        run->group[0] = 0;
+    }
+}
+
+static int run_guest(struct run *run)
+{
+    struct vdisk_error error = {.code = 0};
+    int status = take_signals(run), rc;
+
+    if (status != STATUS_DONE)
+        return status;
+    rc = rundir_take(run->name, run->user, &run->dir, &error);
+    if (rc)
+        return report(run->name, rc, &error);
+    make_group(run);
+    status = start_daemon(run);
+    if (status == STATUS_DONE)
+        status = await_drives(run);
+    if (status == STATUS_DONE)
+        status = start_monitor(run);
+    if (status == STATUS_DONE)
+        status = supervise(run);
+    (void)end(&run->monitor);
+    rc = end(&run->daemon);
+    if (run->group[0])
+        cgroup_remove(run->group);
+    rundir_give(&run->dir);
+    return status == STATUS_DONE ? rc : status;
+}
+
+static int add_image(struct run *run, const char *text)
+{
+    struct imagespec *spec = &run->spec[run->count];
+    struct stat file;
+    int status;
+
+    if (run->count == DRIVES_MAX)
+        return report_usage("run", "there are more drives than %u", DRIVES_MAX);
+    status = imagespec_parse("run", text, spec);
+    if (status != STATUS_DONE)
+        return status;
+    if (stat(spec->path, &file))
+        return report(spec->path, -errno, NULL);
+    run->count++;
+    return STATUS_DONE;
+}
+
+/* The image's name without folder and suffix, as far as it makes a name. */
+static char *name_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char *name = strndup(slash ? slash + 1 : path, RUNDIR_NAME_MAX);
+    char *suffix = name ? strrchr(name, '.') : NULL;
+
+    if (suffix && suffix > name)
+        *suffix = 0;
+    return name;
+}
+
+static int settle_shares(struct run *run)
+{
+    uint64_t percent = 0, burst = 0;
+
+    if (run->cpu_limit && (!sizes_parse_rate(run->cpu_limit, &percent, &burst) || percent == 0 ||
+                           percent > CGROUP_PERCENT_MAX || burst > percent))
+        return report_usage("run",
+                            "--cpu-limit is PERCENT[/BURST] of a processor, the burst at most "
+                            "as much");
+    if (run->weight.given && (run->weight.value == 0 || run->weight.value > CGROUP_WEIGHT_MAX))
+        return report_usage("run", "--weight is from 1 to %u", CGROUP_WEIGHT_MAX);
+    run->shares = (struct cgroup_limits){
+        .cpu_percent = (unsigned)percent,
+        .cpu_burst = (unsigned)burst,
+        .weight = (unsigned)run->weight.value,
+        .memory = run->memory_limit.value,
+    };
+    return STATUS_DONE;
+}
+
+static int prepare(struct run *run, const char *image, char **name)
+{
+    int status = settle_shares(run);
+
+    if (status == STATUS_DONE)
+        status = add_image(run, image);
+
+    for (unsigned i = 0; i < run->drives.count && status == STATUS_DONE; i++)
+        status = add_image(run, run->drives.value[i]);
+    if (status != STATUS_DONE)
+        return status;
+    if (!run->name) {
+        *name = name_of(run->spec[0].path);
+        run->name = *name;
+    }
+    if (!run->name)
+        return report(NULL, -ENOMEM, NULL);
+    if (!run->kernel && !run->firmware && access(FIRMWARE, R_OK))
+        return report_text(FIRMWARE, -errno,
+                           "is not there: install Debian's package seabios, or give --kernel");
+    return keyopt_load(&run->key, KEYOPT_OPEN, "run", run->spec[0].path, &run->held);
+}
+
+int cmd_run(int argc, char **argv)
+{
+    struct run run = {.key = {.prefix = ""}, .signals = -1};
+    const struct option_spec own[] = {
+        {"memory", OPTION_TEXT, &run.memory, "SIZE", "of the guest (512M)"},
+        {"cpus", OPTION_TEXT, &run.cpus, "N", "its processors (1)"},
+        {"name", OPTION_TEXT, &run.name, "NAME", "for `vdisk ctl --vm NAME` (the image's)"},
+        KEYOPT_OPEN_OPTIONS(&run.key, ""),
+        {"drive", OPTION_LIST, &run.drives, "IMAGE[@SNAPSHOT]", "one more, with the same key"},
+        {"read-only", OPTION_FLAG, &run.read_only, NULL, "the first drive"},
+        {"limits", OPTION_TEXT, &run.limits, "LIMITS",
+         "of each drive: read-ops=N/BURST,write-bytes=SIZE,..."},
+        {"cpu-limit", OPTION_TEXT, &run.cpu_limit, "PERCENT[/BURST]",
+         "of a processor for its processors together, by cgroup"},
+        {"memory-limit", OPTION_SIZE, &run.memory_limit, "SIZE",
+         "of vdisk-vmm with the guest's memory, by cgroup"},
+        {"weight", OPTION_NUMBER, &run.weight, "N", "among guests (100), by cgroup"},
+        {"net", OPTION_LIST, &run.nets, "tap=NAME[,...]",
+         "or socket=PATH (passt); mac=, vlan=N, in=RATE[/BURST], out="},
+        {"vsock", OPTION_TEXT, &run.vsock, "CID:FOLDER", "sockets between guest and host"},
+        {"console", OPTION_TEXT, &run.console, "PLACE",
+         "stdio (as without), pty, socket:PATH, file:PATH, none"},
+        {"kernel", OPTION_TEXT, &run.kernel, "FILE", "a kernel, in place of the drive's own"},
+        {"initrd", OPTION_TEXT, &run.initrd, "FILE", "with it"},
+        {"command", OPTION_TEXT, &run.command, "TEXT", "its command line"},
+        {"firmware", OPTION_TEXT, &run.firmware, "FILE", "(" FIRMWARE ")"},
+        {"audit-log", OPTION_TEXT, &run.audit_log, "FILE", "of what is done to the drives"},
+        {"user", OPTION_TEXT, &run.user, "USER", "whom root becomes"},
+        OPTION_QUIET(&run.quiet),
+        {.kind = OPTION_END},
+    };
+    const struct usage usage = {
+        .command = "run",
+        .operands = "IMAGE[@SNAPSHOT]",
+        .about = "Runs a virtual machine on encrypted drives until it is off. It boots from the\n"
+                 "first drive, or from --kernel. On its console Ctrl-A x ends it.",
+        .min = 1,
+        .max = 1,
+        .groups = {own},
+    };
+    char **operands, *name = NULL;
+    int count, status = options_parse(&usage, argc, argv, &operands, &count);
+
+    if (status != OPTIONS_GO_ON)
+        return status;
+    status = prepare(&run, operands[0], &name);
+    if (status == STATUS_DONE) {
+        status = run_guest(&run);
+        keyopt_release(&run.held);
+    }
+    if (run.signals >= 0)
+        close(run.signals);
+    free(name);
+    return status;
+}

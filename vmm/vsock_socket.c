@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A connection as the host's program sees it: a Unix socket, non-blocking. Each descriptor has two
+ * polls, for what comes and for room, made when they are waited for; the transfers themselves are
+ * done on the spot.
+ *
+ * A descriptor is closed when neither is in flight; the program sees the end before that, by
+ * shutdown().
+ */
+#include "vsock_handshake.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <unistd.h>
+
+int vsock_socket_connect(const struct vsock_conns *conns, uint32_t port)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int rc;
+
+    if (fd < 0)
+        return -errno;
+    /* There is room: see vsock_conns_new(). */
+    snprintf(address.sun_path, sizeof(address.sun_path), "%.*s/" VSOCK_LISTENER "_%u",
+             (int)conns->folder_length, conns->address.sun_path, port);
+    if (connect(fd, (const struct sockaddr *)&address, sizeof(address)) == 0)
+        return fd;
+    rc = -errno;
+    close(fd);
+    return rc;
+}
+
+void vsock_socket_close(struct vsock_conn *conn)
+{
+    if (conn->closed)
+        return;
+    conn->closed = conn->in_done = conn->out_done = true;
+    vsock_buffer_clear(&conn->buffer);
+    (void)shutdown(conn->fd, SHUT_RDWR);
+}
+
+/* ---- to the program ---- */
+
+/* Nothing can be sent any more. What was to be counts as taken, so that the guest is not held. */
+static void end_out(struct vsock_conn *conn)
+{
+    conn->out_done = true;
+    conn->credit.forwarded += conn->buffer.length;
+    vsock_buffer_clear(&conn->buffer);
+}
+
+/* How many bytes went out; -errno, -EAGAIN among them. */
+static ssize_t send_some(const struct vsock_conn *conn, struct iovec *vectors, unsigned count)
+{
+    struct msghdr message = {.msg_iov = vectors, .msg_iovlen = count};
+    ssize_t sent;
+
+    do {
+        sent = sendmsg(conn->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    } while (sent < 0 && errno == EINTR);
+    return sent < 0 ? -errno : sent;
+}
+
+bool vsock_socket_greet(struct vsock_conn *conn)
+{
+    char line[sizeof("OK 4294967295\n")];
+    int length = snprintf(line, sizeof(line), "OK %u\n", conn->local_port);
+    struct iovec vector = {line, (size_t)length};
+
+    return send_some(conn, &vector, 1) == length; /* into an empty socket */
+}
+
+void vsock_socket_send(struct vsock_conn *conn, const uint8_t *data, uint32_t length)
+{
+    struct iovec vector = {(void *)(uintptr_t)data, length};
+    ssize_t sent = -EAGAIN;
+
+    if (conn->buffer.length == 0 && length > 0)
+        sent = send_some(conn, &vector, 1);
+    if (sent < 0 && sent != -EAGAIN) {
+        conn->credit.forwarded += length;
+        end_out(conn);
+        return;
+    }
+    if (sent < 0)
+        sent = 0;
+    conn->credit.forwarded += (uint32_t)sent;
+    if (vsock_buffer_add(&conn->buffer, data + sent, length - (uint32_t)sent))
+        vsock_conn_break(conn); /* no memory */
+}
+
+static void flush(struct vsock_conn *conn)
+{
+    struct iovec vectors[2];
+    unsigned count;
+
+    while (!conn->out_done && (count = vsock_buffer_peek(&conn->buffer, vectors)) > 0) {
+        ssize_t sent = send_some(conn, vectors, count);
+
+        if (sent == -EAGAIN)
+            return;
+        if (sent < 0) {
+            end_out(conn);
+            return;
+        }
+        conn->credit.forwarded += (uint32_t)sent;
+        vsock_buffer_drop(&conn->buffer, (uint32_t)sent);
+    }
+}
+
+/* ---- from the program ---- */
+
+uint32_t vsock_socket_receive(struct vsock_conn *conn, uint8_t *data, uint32_t room)
+{
+    ssize_t got;
+
+    do {
+        got = recv(conn->fd, data, room, MSG_DONTWAIT);
+    } while (got < 0 && errno == EINTR);
+    if (got < 0 && errno == EAGAIN) {
+        conn->is_readable = false;
+        return 0;
+    }
+    if (got <= 0) {
+        conn->at_end = conn->in_done = true;
+        if (got < 0)
+            end_out(conn);
+        return 0;
+    }
+    /* Less than there is room for was all; of one that has gone the end is still to come. */
+    if (got < (ssize_t)room && !conn->is_hung_up)
+        conn->is_readable = false;
+    return (uint32_t)got;
+}
+
+static void take_events(struct vsock_conn *conn, int events)
+{
+    bool has_gone = events < 0 || events & (POLLHUP | POLLERR | POLLNVAL);
+
+    switch (conn->state) {
+    case VSOCK_HANDSHAKE:
+        vsock_handshake_read(conn);
+        break;
+    case VSOCK_REQUESTED:
+        if (has_gone)
+            vsock_conn_break(conn);
+        break;
+    case VSOCK_OPEN:
+        conn->is_readable = true;
+        conn->is_hung_up = has_gone;
+        if (has_gone)
+            end_out(conn);
+        break;
+    default:
+        break;
+    }
+}
+
+/* ---- waiting ---- */
+
+static void polled(struct reactor_op *op)
+{
+    struct vsock_conn *conn = op->owner;
+    struct vsock_conns *conns = conn->conns;
+    struct vsock_poll *poll = op == &conn->in.op ? &conn->in : &conn->out;
+
+    conns->in_flight--;
+    if (conns->ending) {
+        poll->armed = false;
+        return;
+    }
+    conns->options.enter(conns->options.opaque);
+    poll->armed = poll->cancelled = false;
+    if (!conn->closed && op->result != -ECANCELED) {
+        if (poll == &conn->in)
+            take_events(conn, op->result);
+        else
+            flush(conn);
+    }
+    vsock_conn_settle(conn);
+    conns->options.leave(conns->options.opaque);
+}
+
+static void watch(struct vsock_conn *conn, struct vsock_poll *poll, unsigned events)
+{
+    struct vsock_conns *conns = conn->conns;
+
+    if (poll->armed) {
+        if (poll->op.events != events && !poll->cancelled) {
+            poll->cancelled = true;
+            reactor_cancel(conns->options.reactor, &poll->op);
+        }
+        return;
+    }
+    if (!events)
+        return;
+    poll->op = (struct reactor_op){
+        .kind = REACTOR_POLL,
+        .fd = conn->fd,
+        .events = events,
+        .done = polled,
+        .owner = conn,
+    };
+    poll->armed = true;
+    conns->in_flight++;
+    reactor_submit(conns->options.reactor, &poll->op);
+}
+
+/* What is readable is not polled for, and whether the program has gone only where nothing else
+ * would show it. */
+static unsigned wanted_in(const struct vsock_conn *conn)
+{
+    if (conn->closed || conn->is_hung_up)
+        return 0;
+    switch (conn->state) {
+    case VSOCK_HANDSHAKE:
+        return POLLIN;
+    case VSOCK_REQUESTED:
+        return POLLHUP;
+    case VSOCK_OPEN:
+        if (!conn->in_done && !conn->is_readable)
+            return POLLIN;
+        return conn->in_done || vsock_credit_left(&conn->credit) == 0 ? POLLHUP : 0;
+    default:
+        return 0;
+    }
+}
+
+bool vsock_socket_watch(struct vsock_conn *conn)
+{
+    watch(conn, &conn->in, wanted_in(conn));
+    watch(conn, &conn->out, conn->buffer.length > 0 ? POLLOUT : 0);
+    if (!conn->closed || conn->in.armed || conn->out.armed)
+        return false;
+    if (conn->fd >= 0)
+        close(conn->fd);
+    conn->fd = -1;
+    return true;
+}
