@@ -50,8 +50,8 @@ static int cannot_open(const char *path, int rc, struct vdisk_error *error)
                          path);
     case -EACCES:
     case -EPERM:
-        return error_set(error, rc, "%s may not be opened by this user: group kvm usually may",
-                         path);
+        return error_set(error, rc,
+                         "%s may not be opened by this user: join its group, usually kvm", path);
     default:
         return error_set(error, rc, "%s cannot be opened: %s", path, vdisk_strerror(rc));
     }
