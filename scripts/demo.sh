@@ -120,7 +120,7 @@ file_system() {
         rm -rf root' sh "$cache/root.tar"
     end
     begin 'Into an encrypted, compressed image'
-    head -c 32 /dev/urandom >key
+    (umask 077 && head -c 32 /dev/urandom >key)
     quietly vdisk import disk.raw drive.vdk --format raw --key-file key --quiet
     grep -qaF 'ID=debian' disk.raw || fail 'the file system is not Debian'
     ! grep -qaF 'ID=debian' drive.vdk || fail 'the image shows its content'
@@ -224,7 +224,7 @@ afterwards() {
     end "$(tail -n 1 log)"
 
     begin 'Without the key'
-    head -c 32 /dev/urandom >wrong
+    (umask 077 && head -c 32 /dev/urandom >wrong)
     ends 4 vdisk export drive.vdk out.raw --key-file wrong
     end "$(sed 's/^vdisk: //' log)"
 
@@ -235,15 +235,22 @@ afterwards() {
     end
 }
 
+# Where there is nothing at a place, nothing is damaged by it: then the next.
 tamper() {
-    local at byte
-    cp drive.vdk tampered.vdk
-    at=$(($(stat -c %s drive.vdk) / 2))
-    byte=$(od -An -tu1 -j "$at" -N 1 drive.vdk)
-    # shellcheck disable=SC2059
-    printf "\\x$(printf %x $((byte ^ 1)))" | dd of=tampered.vdk bs=1 seek="$at" conv=notrunc status=none
-    ends 3 vdisk check tampered.vdk --key-file key
+    local at byte ended
+    for at in 8 9 10 7 11 6 12 5 13; do
+        cp drive.vdk tampered.vdk
+        at=$(($(stat -c %s drive.vdk) * at / 16))
+        byte=$(od -An -tu1 -j "$at" -N 1 drive.vdk)
+        # shellcheck disable=SC2059
+        printf "\\x$(printf %x $((byte ^ 1)))" |
+            dd of=tampered.vdk bs=1 seek="$at" conv=notrunc status=none
+        ended=0
+        vdisk check tampered.vdk --key-file key --quiet >log 2>&1 || ended=$?
+        [ "$ended" = 0 ] || break
+    done
     rm tampered.vdk
+    [ "$ended" = 3 ] || fail "tampering was not noticed (exit status $ended)"
 }
 
 why=$(lacks)
