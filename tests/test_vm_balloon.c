@@ -297,6 +297,24 @@ static void test_free_ranges_are_given_back_by_whole_pages(void **state)
     }
 }
 
+/* It is a hint: so that a round is short, not all of a long one is taken. */
+static void test_of_a_long_report_only_so_much_is_given_back(void **state)
+{
+    const uint64_t from = UINT64_C(64) << 20, part = UINT64_C(200) << 20,
+                   limit = UINT64_C(256) << 20;
+    const struct vm_buffer ranges[] = {{from, (uint32_t)part, true},
+                                       {from + part, (uint32_t)part, true}};
+    const uint64_t at[] = {from, from + part, from + limit - PAGE, from + limit};
+
+    (void)state;
+    vm_driver_begin(&driver, ALL, SIZE);
+    for (unsigned i = 0; i < 4; i++)
+        memset(vm_driver_at(&driver, at[i], PAGE), 0x55, PAGE);
+    assert_int_equal(vm_driver_do(&driver, 3, ranges, 2), 0);
+    for (unsigned i = 0; i < 4; i++)
+        assert_int_equal(byte_of((uint32_t)(at[i] / PAGE)), i < 3 ? 0 : 0x55);
+}
+
 static void test_free_ranges_that_are_not_ram_fail_the_device(void **state)
 {
     const struct vm_buffer wrong[] = {
@@ -466,6 +484,7 @@ int main(void)
         TEST(test_lists_that_break_the_rules_fail_the_device),
         TEST(test_many_requests_are_all_served),
         TEST(test_free_ranges_are_given_back_by_whole_pages),
+        TEST_LARGE(test_of_a_long_report_only_so_much_is_given_back),
         TEST(test_free_ranges_that_are_not_ram_fail_the_device),
         TEST(test_stats_are_said_again_when_asked),
         TEST(test_it_goes_on_after_saving_and_loading),

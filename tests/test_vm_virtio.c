@@ -380,6 +380,25 @@ static void test_states_that_make_no_sense_are_not_loaded(void **state)
     json_decref(saved);
 }
 
+static void test_a_status_is_loaded_that_steps_lead_to(void **state)
+{
+    static const uint8_t right[] = {0, 1, 3, 11, 15}; /* broken or given up, or not */
+    json_t *saved = save();
+
+    (void)state;
+    json_object_set_new(saved, "features", json_integer(INT64_C(1) << VIRTIO_F_VERSION_1));
+    for (unsigned status = 0; status < 256; status++) {
+        bool is_right = false;
+
+        for (unsigned i = 0; i < sizeof(right); i++)
+            is_right |= (status & 0x3f) == right[i];
+        json_object_set_new(saved, "status", json_integer(status));
+        replace_device();
+        assert_int_equal(virtio_load(&slow->device, saved, NULL), is_right ? 0 : -EINVAL);
+    }
+    json_decref(saved);
+}
+
 static void test_queues_that_make_no_sense_are_not_loaded(void **state)
 {
     static const struct {
@@ -498,6 +517,7 @@ int main(void)
         TEST(test_a_loaded_device_goes_on_with_what_was_under_way),
         TEST(test_a_failed_device_is_as_failed_when_loaded),
         TEST(test_states_that_make_no_sense_are_not_loaded),
+        TEST(test_a_status_is_loaded_that_steps_lead_to),
         TEST(test_queues_that_make_no_sense_are_not_loaded),
         TEST(test_a_loaded_queue_outside_ram_is_the_guests_trouble),
         TEST(test_a_device_without_queues_or_with_too_many_is_refused),

@@ -124,15 +124,15 @@ static int by_number(const void *a, const void *b)
     return (left > right) - (left < right);
 }
 
-/* Those that adjoin go together. */
+/* Those that adjoin go together; regions do not (layout.h). */
 static void punch_pages(const struct vm_memory *memory, const uint32_t *page, unsigned count)
 {
     for (unsigned i = 0, next; i < count; i = next) {
         const struct vm_region *region = region_of(memory, page[i] * PAGE, PAGE);
 
-        for (next = i + 1; next < count && page[next] <= page[next - 1] + 1; next++)
-            if (region_of(memory, page[next] * PAGE, PAGE) != region)
-                break;
+        next = i + 1;
+        while (next < count && page[next] <= page[next - 1] + 1)
+            next++;
         punch(memory, region, page[i] * PAGE, (page[next - 1] - page[i] + 1) * PAGE);
     }
 }
