@@ -218,8 +218,10 @@ static unsigned rounds_of_idleness(void)
 
     vm_rig_settle(&rig);
     reactor_submit(rig.reactor, &sleep);
-    for (; !over; rounds++)
+    while (!over) {
         reactor_step(rig.reactor, true);
+        rounds++;
+    }
     return rounds;
 }
 

@@ -123,8 +123,10 @@ static unsigned rest(int64_t nanoseconds)
     unsigned rounds = 0;
 
     reactor_submit(rig.reactor, &sleep);
-    for (; !over; rounds++)
+    while (!over) {
         reactor_step(rig.reactor, true);
+        rounds++;
+    }
     return rounds;
 }
 
