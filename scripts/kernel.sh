@@ -34,7 +34,7 @@ kernel_download() { # FLAVOUR APT_OPTION...
 kernel_closure() { # MODULE...
     local module
     for module in "$@"; do
-        grep "/$module\.ko:" modules.dep | tr -d : | tr ' ' '\n'
+        sed -n "/\/$module\.ko:/ s/://p" modules.dep | tr ' ' '\n'
     done | sort -u
 }
 
