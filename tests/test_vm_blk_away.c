@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #define MILLISECOND INT64_C(1000000)
@@ -166,6 +167,29 @@ static void test_a_reset_ends_at_once_while_nobody_is_there(void **state)
     assert_true(disk_wait_told(&disk, "is back"));
     assert_int_equal(disk_lines(&disk), 2);
     disk_close(&disk);
+}
+
+static int64_t processor_time(void)
+{
+    struct timespec time;
+
+    assert_int_equal(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time), 0);
+    return time.tv_sec * SECOND + time.tv_nsec;
+}
+
+static void test_waiting_for_a_back_end_costs_nothing(void **state)
+{
+    (void)state;
+    opened(0);
+    begun();
+    wait_enabled();
+    leave();
+    int64_t before = processor_time();
+
+    usleep(250000);
+    assert_in_range(processor_time() - before, 0, 15 * MILLISECOND);
+    disk_close(&disk);
+    come_back(); /* to be stopped */
 }
 
 static void test_a_drive_can_be_given_up_while_nobody_is_there(void **state)
@@ -644,6 +668,7 @@ int main(void)
         TEST(test_a_start_does_not_wait_for_a_silent_back_end),
         TEST(test_a_reset_does_not_wait_for_one_that_is_silent_from_the_beginning),
         TEST(test_a_reset_ends_at_once_while_nobody_is_there),
+        TEST(test_waiting_for_a_back_end_costs_nothing),
         TEST(test_a_drive_can_be_given_up_while_nobody_is_there),
         TEST(test_the_in_flight_memory_goes_to_the_next_one),
         TEST(test_queues_go_on_where_the_last_one_was),

@@ -253,10 +253,8 @@ static int start_queues(struct virtio_blk *blk, struct vdisk_error *error)
 {
     const struct blk_rings *rings = &blk->rings;
     struct vhost_front *front = &blk->front;
-    eventfd_t ignored;
     int rc = 0;
 
-    (void)eventfd_read(blk->err, &ignored); /* of an earlier life */
     for (unsigned i = 0; i < blk->device.queues && rc == 0; i++) {
         const struct vhost_front_queue queue = {.index = i,
                                                 .settings = &rings->settings[i],
