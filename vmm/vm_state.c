@@ -249,11 +249,11 @@ int vm_state_read(const struct vm_state_parts *parts, const struct vm_stream *st
     rc = check(parts, state, error);
     if (rc == 0)
         rc = vm_stream_read_memory(stream, parts->memory, error);
-    /* Interrupts that these raise are what the machine has, which comes afterwards. */
-    if (rc == 0)
-        rc = load_devices(parts, state, error);
     if (rc == 0)
         rc = vm_machine_load(parts->machine, json_object_get(state, "machine"), error);
+    /* After it: levels of interrupts are the devices' to set. */
+    if (rc == 0)
+        rc = load_devices(parts, state, error);
     json_decref(state);
     return rc;
 }
