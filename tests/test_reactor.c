@@ -193,6 +193,32 @@ static void test_what_has_ended_is_told_once_though_it_is_cancelled(void **state
     close(events);
 }
 
+static void look_again(struct reactor_op *op)
+{
+    unsigned *looks = op->owner;
+
+    if (++*looks < 100000)
+        reactor_submit(reactor, op);
+}
+
+static void test_what_is_always_ready_leaves_others_their_turn(void **state)
+{
+    unsigned looks = 0;
+    struct reactor_op op = {
+        .kind = REACTOR_POLL, .events = POLLIN, .done = look_again, .owner = &looks};
+
+    (void)state;
+    op.fd = eventfd(1, EFD_CLOEXEC);
+    assert_true(op.fd >= 0);
+    reactor_submit(reactor, &op);
+    for (unsigned i = 0; i < 10; i++)
+        reactor_step(reactor, false);
+    assert_in_range(looks, 1, 100);
+    while (looks < 100000)
+        reactor_step(reactor, true);
+    close(op.fd);
+}
+
 static void count_posted(struct reactor_message *message)
 {
     struct posted *posted = (struct posted *)message;
@@ -389,6 +415,7 @@ int main(void)
         TEST(test_time_passes),
         TEST(test_what_is_cancelled_ends),
         TEST(test_what_has_ended_is_told_once_though_it_is_cancelled),
+        TEST(test_what_is_always_ready_leaves_others_their_turn),
         TEST(test_messages_from_other_threads_wake_it),
         TEST(test_tasks_talk_over_sockets),
         TEST(test_a_deadline_ends_a_wait),

@@ -118,16 +118,6 @@ static void collect_files(struct reactor *reactor)
     }
 }
 
-/* ---- what waits ---- */
-
-/* An operation that has ended waits for nothing: it can be cancelled still, until it is told. */
-static void end_wait(struct reactor *reactor, struct reactor_op *op, int result)
-{
-    reactor_list_remove(op->backend, op);
-    op->backend = NULL;
-    reactor_complete(reactor, op, result);
-}
-
 /* ---- descriptors that may not be ready ---- */
 
 static struct watch *watch_of(struct threads *threads, int fd)
@@ -229,8 +219,10 @@ static void submit_event(struct reactor *reactor, struct reactor_op *op)
     reactor_list_add(list, op);
     op->backend = list;
     result = arm(threads, op->fd, watch);
-    if (result)
-        end_wait(reactor, op, result);
+    if (result) {
+        reactor_list_remove(list, op);
+        reactor_complete(reactor, op, result);
+    }
 }
 
 static void try_list(struct reactor *reactor, struct reactor_list *list)
@@ -241,8 +233,10 @@ static void try_list(struct reactor *reactor, struct reactor_list *list)
         int result = attempt(op);
 
         next = op->next;
-        if (result != -EAGAIN)
-            end_wait(reactor, op, result);
+        if (result == -EAGAIN)
+            continue;
+        reactor_list_remove(list, op);
+        reactor_complete(reactor, op, result);
     }
 }
 
@@ -274,7 +268,8 @@ static int64_t wake_sleepers(struct reactor *reactor)
     for (struct reactor_op *op = threads->sleepers.head; op; op = next) {
         next = op->next;
         if (op->deadline <= now) {
-            end_wait(reactor, op, 0);
+            reactor_list_remove(&threads->sleepers, op);
+            reactor_complete(reactor, op, 0);
         } else if (soonest < 0 || op->deadline - now < soonest) {
             soonest = op->deadline - now;
         }
@@ -302,8 +297,10 @@ static void threads_submit(struct reactor *reactor, struct reactor_op *op)
 
 static void threads_cancel(struct reactor *reactor, struct reactor_op *op)
 {
-    if (op->backend)
-        end_wait(reactor, op, -ECANCELED);
+    if (!op->backend)
+        return;
+    reactor_list_remove(op->backend, op);
+    reactor_complete(reactor, op, -ECANCELED);
 }
 
 static void threads_collect(struct reactor *reactor, bool wait)
