@@ -334,8 +334,9 @@ static void test_a_firmware_is_kept_with_what_it_was_reading(void **state)
         struct place *next = new_place(&plain);
 
         next->firmware.size = VM_FIRMWARE_MIN;
-        next->firmware.rom = aligned_alloc(PAGE, VM_FIRMWARE_MIN);
-        assert_non_null(next->firmware.rom);
+        next->firmware.rom =
+            mmap(NULL, VM_FIRMWARE_MIN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        assert_ptr_not_equal(next->firmware.rom, MAP_FAILED);
         memset(next->firmware.rom, round ? 0 : 0x5a, VM_FIRMWARE_MIN);
         next->fw_cfg = vm_fw_cfg_new(&next->memory);
         assert_int_equal(vm_fw_cfg_attach(next->fw_cfg, &next->devices.ports), 0);
