@@ -53,11 +53,13 @@ static int tear_down(void **state)
     return 0;
 }
 
-/* For the rest of the test. */
+/* For the rest of the test; 0: as it is. */
 static void with_timeouts(int64_t handshake, int64_t answer)
 {
-    vsock.options.handshake_timeout = handshake;
-    vsock.options.answer_timeout = answer;
+    if (handshake)
+        vsock.options.handshake_timeout = handshake;
+    if (answer)
+        vsock.options.answer_timeout = answer;
     vm_vsock_replace(&vsock);
 }
 

@@ -24,6 +24,7 @@
 #define FEATURES                                                                                   \
     (UINT64_C(1) << VIRTIO_RING_F_EVENT_IDX | UINT64_C(1) << VIRTIO_RING_F_INDIRECT_DESC)
 #define TX_BYTES (1u << 17)
+#define HOUR     (INT64_C(3600) * 1000000000)
 #define PATIENCE (INT64_C(20) * 1000000000)
 
 uint8_t vm_vsock_pattern[VM_VSOCK_PATTERN];
@@ -49,6 +50,8 @@ void vm_vsock_open(struct vm_vsock *vsock, bool no_uring)
     for (size_t i = 0; i < sizeof(vm_vsock_pattern); i++)
         vm_vsock_pattern[i] = (uint8_t)(i * 13 + i / 257);
     *vsock = (struct vm_vsock){.options.cid = VM_VSOCK_CID, .options.name = "vsock"};
+    /* Nothing is to happen only since time has passed, but where a test wants that. */
+    vsock->options.handshake_timeout = vsock->options.answer_timeout = HOUR;
     vm_rig_open(&vsock->rig, VM_RIG_MEMORY);
     reactor_free(vsock->rig.reactor);
     assert_int_equal(reactor_new(&reactor, &vsock->rig.reactor), 0);

@@ -129,8 +129,7 @@ uint32_t vsock_socket_receive(struct vsock_conn *conn, uint8_t *data, uint32_t r
             end_out(conn);
         return 0;
     }
-    /* Less than there is room for was all; of one that has gone the end is still to come. */
-    if (got < (ssize_t)room && !conn->is_hung_up)
+    if (got < (ssize_t)room) /* was all, for now */
         conn->is_readable = false;
     return (uint32_t)got;
 }
