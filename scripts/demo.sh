@@ -79,18 +79,10 @@ lacks() {
 
 # ---- Debian ----
 
-# Debian's packages, without their documentation: a systemd that has a power button, and the console
-# logs root in.
-# shellcheck disable=SC2016,SC2054  # for mmdebstrap's shell, and for mmdebstrap
+# Debian's packages without their documentation; dbus, because systemd's power button wants it.
+# shellcheck disable=SC2054
 recipe=(--variant=minbase --include=systemd-sysv,udev,dbus --aptopt='Acquire::Languages "none"'
-    --dpkgopt='path-exclude=/usr/share/'{man,doc,locale,info}'/*'
-    --customize-hook='
-        echo debian >"$1/etc/hostname"
-        echo "/dev/vda / ext4 discard 0 1" >"$1/etc/fstab"
-        tr -d - </proc/sys/kernel/random/uuid >"$1/etc/machine-id"
-        mkdir "$1/etc/systemd/system/serial-getty@ttyS0.service.d"
-        printf "[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --keep-baud 115200 - dumb\n" \
-            >"$1/etc/systemd/system/serial-getty@ttyS0.service.d/root.conf"' bookworm)
+    --dpkgopt='path-exclude=/usr/share/'{man,doc,locale,info}'/*' bookworm)
 
 debian() {
     local how='as made before, in build/cache'
@@ -109,15 +101,36 @@ debian() {
     end "$(grep -c ^Package: log) packages, $how"
 }
 
+# settings ROOT: a name, its file system, and a console where root is logged in.
+settings() {
+    local units=$1/etc/systemd/system
+    echo debian >"$1/etc/hostname"
+    echo '/dev/vda / ext4 discard 0 0' >"$1/etc/fstab"
+    tr -d - </proc/sys/kernel/random/uuid >"$1/etc/machine-id"
+    mkdir -p "$units/console-getty.service.d" "$units/getty.target.wants"
+    ln -s /lib/systemd/system/console-getty.service "$units/getty.target.wants/"
+    ln -s /dev/null "$units/serial-getty@ttyS0.service"
+    printf '[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --keep-baud 115200 - dumb\n' \
+        >"$units/console-getty.service.d/root.conf"
+}
+# As root, or as the root that fakeroot makes of others.
+fill() {
+    mkdir root
+    tar -xpf "$cache/root.tar" -C root --exclude='./dev/*'
+    settings root
+    mke2fs -q -t ext4 -E lazy_itable_init=0,lazy_journal_init=0 -d root disk.raw 1G
+    rm -rf root
+}
+
 file_system() {
-    local as_root=()
-    [ "$(id -u)" = 0 ] || as_root=(fakeroot --)
     begin 'An ext4 file system with it, 1 GiB'
-    # shellcheck disable=SC2016  # for the inner shell
-    quietly "${as_root[@]}" sh -ec 'mkdir root
-        tar -xpf "$1" -C root --exclude="./dev/*"
-        mke2fs -q -t ext4 -E lazy_itable_init=0,lazy_journal_init=0 -d root disk.raw 1G
-        rm -rf root' sh "$cache/root.tar"
+    export -f fill settings
+    export cache
+    if [ "$(id -u)" = 0 ]; then
+        quietly bash -ec fill
+    else
+        quietly fakeroot -- bash -ec fill
+    fi
     end
     begin 'Into an encrypted, compressed image'
     (umask 077 && head -c 32 /dev/urandom >key)

@@ -48,6 +48,7 @@ start() {
         --kernel vmlinuz --initrd initrd --command "console=ttyS0 quiet panic=-1 ${DEMO_KERNEL_WORDS:-}" \
         --console stdio --quiet <console >serial 2>errors 8>&- &
     guest=$!
+    trap 'exit 143' HUP INT TERM
     trap 'kill "$guest" 2>/dev/null && sleep 0.2 && kill "$guest" 2>/dev/null; wait' EXIT
     await '^root@debian:.*# $' || fail 'Debian has not come up'
     ask 'stty -echo -onlcr; PS1='
@@ -74,6 +75,7 @@ ask 'echo "all gone" >/root/recipe; rm -r /root/copy; dd if=/dev/urandom of=/roo
 end '/root/recipe is another'
 
 begin 'Its power button'
+ask 'udevadm settle' # then logind has seen that there is one
 vdisk ctl --vm "$name" power-button >said 2>&1 || fail 'it cannot be pushed'
 for ((try = 0; try < patience * 5; try++)); do
     kill -0 "$guest" 2>/dev/null || break

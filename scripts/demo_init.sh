@@ -7,7 +7,7 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 modprobe -a virtio_mmio virtio_blk virtio-rng button evdev ext4
 until [ -b /dev/vda ]; do sleep 0.1; done
-mkdir /root
+mkdir -p /root
 mount -t ext4 -o discard /dev/vda /root
 mount --move /dev /root/dev
 umount /sys /proc

@@ -17,7 +17,7 @@ kernel_lacks() {
     [ "$(dpkg --print-architecture)" = amd64 ] ||
         { echo "the guest is made of this system's programs, which are not for amd64"; return; }
     for tool in fstrim blkdiscard depmod modprobe cpio; do
-        busybox --list | grep -qx "$tool" ||
+        busybox --list | grep -x "$tool" >/dev/null ||
             { echo "this busybox has no $tool (Debian: busybox-static)"; return; }
     done
 }
