@@ -36,8 +36,8 @@ fetches() {
     [ "$(sha256sum </tmp/got)" = "$(wget -q -O - "http://$1/$2.sum")" ]
 }
 
-memory() { # of the guest, in MiB
-    awk '/^MemTotal/ { print int($2 / 1024) }' /proc/meminfo
+memory() { # that is to be had, in MiB
+    awk '/^MemAvailable/ { print int($2 / 1024) }' /proc/meminfo
 }
 
 # Makes use of so much memory, and no more.
