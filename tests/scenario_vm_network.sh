@@ -134,8 +134,8 @@ more 'what it may take holds' $((2 * 200 + 3 * free)) "$in" 188
 more 'what it may send holds' $((2 * 200 + 3 * free)) "$out" 188
 
 # ---- the management socket ----
-card a info 0 >card
-t 'info tells the card' grep -F '"mac":"02:00:00:00:00:0a","tap":"a0","vlan":10,"in":{"rate":0,' card
+card a info 0 >told
+t 'info tells the card' grep -F '"mac":"02:00:00:00:00:0a","tap":"a0","vlan":10,"in":{"rate":0,' told
 is 'the guest as well' "$(info a name) $(info a state) $(info a cpus) $(info a pid)" "a running 2 ${pid[a]}"
 more 'what it received is counted' "$(counts a 0 in bytes)" $((14 << 20)) "$(counts a 0 in frames)" 100
 more 'and what it sent' "$(counts a 0 out bytes)" $((8 << 20)) "$(counts a 0 out frames)" 100
