@@ -22,7 +22,7 @@ patience=$((100 * LAB_SLOW))
 # Of the lab, loaded on demand but for the first; and of the guest in it.
 LAB_MODULES=(kvm-amd tun veth bridge 8021q loop)
 LAB_GUEST_MODULES=(virtio_mmio virtio_blk virtio_net virtio-rng virtio_balloon
-    vmw_vsock_virtio_transport button ext4)
+    vmw_vsock_virtio_transport button ext4 crc32c_generic)
 
 lab_is_outside() {
     [ -z "${VDISK_LAB:-}" ]
