@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # From the start of vdisk-vmm to the first process of Debian's cloud kernel in it, beside QEMU's
 # microvm with the same kernel, initrd and memory; runs take turns, figures are medians. Where
-# /dev/kvm is of no use, in the KVM lab (tests/lib_lab.sh): its processor is emulated, and only the
+# /dev/kvm is of no use, in the KVM lab (scripts/lab.sh): its processor is emulated, and only the
 # ratio says something.
 VDISK_SRC=$(realpath "$(dirname "$0")/..")
 : "${VDISK_LAB:=}" "${VDISK:=$VDISK_SRC/build/bin/vdisk}" "${TMPDIR:=}"

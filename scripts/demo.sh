@@ -1,85 +1,265 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# The main job from end to end, step by step with times: an encrypted image with a real file system
-# in it, a snapshot, a change, what changed, an intruder, and back. Leaves nothing behind.
+# The main job from end to end, step by step with times: Debian in an encrypted image, as a guest that
+# boots from it; a live snapshot, what changed since, the snapshot read back, an intruder, and back.
+# Downloads are kept in build/cache; nothing else is left. Exit status 77: it cannot be done here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export PATH="$PWD/build/bin:/usr/sbin:/sbin:$PATH"
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-umask 077
+VDISK_SRC=$PWD
+PATH=$(dirname "${VDISK:-$PWD/build/bin/vdisk}"):$PATH:/usr/sbin:/sbin
+export VDISK_SRC PATH LC_ALL=C.UTF-8
+# shellcheck source-path=SCRIPTDIR source=lab.sh
+. scripts/lab.sh
 
-step() {
-    printf '\n\033[1m%s\033[0m\n' "$*"
+cache=$VDISK_SRC/build/cache/debian
+began=$SECONDS
+steps=0
+child=
+umask 022
+work=$(mktemp -d "${TMPDIR:-/tmp}/vdisk-demo.XXXXXX")
+leave() {
+    if [ -n "$child" ]; then
+        kill "$child" 2>/dev/null || true
+        wait "$child" 2>/dev/null || true
+    fi
+    rm -rf "$work"
 }
-# Shows the command as one would type it, runs it, and tells how long it took.
-run() {
-    local from to status=0
-    printf '  $ %s\n' "$*"
-    from=$(date +%s%N)
-    (cd "$work" && "$@") 2>&1 | sed 's/^/    /' || status=$?
-    to=$(date +%s%N)
-    printf '    (%d.%03d s)\n' $(((to - from) / 1000000000)) $(((to - from) / 1000000 % 1000))
-    return "$status"
+trap leave EXIT
+trap 'exit 130' INT TERM
+cd "$work"
+# Where sockets of guests are, for who is not root.
+export XDG_RUNTIME_DIR=$work
+
+# ---- one line for each step ----
+
+begin() {
+    steps=$((steps + 1))
+    from=${EPOCHREALTIME/./}
+    line=$(printf '%2d  %s' "$steps" "$*")
+    printf '%s' "$line"
+}
+end() { # WHAT_CAME_OF_IT
+    local took=$((${EPOCHREALTIME/./} - from)) rest=${1:+: $1}
+    printf '%s%*d.%d s\n' "$rest" $((88 - ${#line} - ${#rest})) $((took / 1000000)) $((took / 100000 % 10))
 }
 fail() {
+    printf '\n'
+    tail -n 30 log | sed 's/^/    | /'
     printf 'demo: %s\n' "$*" >&2
-    exit 1
+    exit "${status:-1}"
+}
+impossible() {
+    printf 'demo: %s\n' "$*" >&2
+    exit 77
+}
+quietly() { # COMMAND...
+    "$@" >log 2>&1 </dev/null || fail "this failed: $*"
+}
+ends() { # STATUS COMMAND...
+    local ended=0
+    "${@:2}" >log 2>&1 </dev/null || ended=$?
+    [ "$ended" = "$1" ] || fail "exit status $ended, not $1: ${*:2}"
+}
+mib() { echo "$((($(stat -c %s "$1") + 524288) >> 20)) MiB"; }
+
+# ---- what is needed ----
+
+lacks() {
+    local tool
+    for tool in mmdebstrap mke2fs e2fsck debugfs; do
+        command -v "$tool" >/dev/null || { echo "$tool is not installed"; return; }
+    done
+    [ "$(id -u)" = 0 ] || command -v fakeroot >/dev/null ||
+        { echo 'fakeroot is not installed'; return; }
+    [ "$(id -u)" = 0 ] || unshare --map-root-user --map-auto true 2>log ||
+        { echo "$(id -un) may not make user namespaces ($(head -n 1 log)), for mmdebstrap: run it as root"; return; }
+    command -v vdisk-vmm >/dev/null || { echo 'vdisk-vmm is for x86-64 processors'; return; }
+    # shellcheck disable=SC2119
+    kernel_lacks
 }
 
-step '1. A file system with real files, and a key'
-mkdir "$work/files"
-cp -a README.md SPEC.md libvdisk include "$work/files/"
-echo 'the secret recipe' >"$work/files/secret.txt"
-truncate -s 64M "$work/disk.raw"
-run mke2fs -q -t ext4 -d files disk.raw
-head -c 32 /dev/urandom >"$work/key"
+# ---- Debian ----
 
-step '2. Into an encrypted, compressed image'
-run vdisk import disk.raw drive.vdk --format raw --key-file key --quiet
-run vdisk info drive.vdk --key-file key
-if grep -qaF 'the secret recipe' "$work/drive.vdk"; then
-    fail 'the image shows its content'
-fi
-echo '  The file shows nothing of what is in it: grep finds no "secret recipe".'
+# Debian's packages, without their documentation: a systemd that has a power button, and the console
+# logs root in.
+# shellcheck disable=SC2016,SC2054  # for mmdebstrap's shell, and for mmdebstrap
+recipe=(--variant=minbase --include=systemd-sysv,udev,dbus --aptopt='Acquire::Languages "none"'
+    --dpkgopt='path-exclude=/usr/share/'{man,doc,locale,info}'/*'
+    --customize-hook='
+        echo debian >"$1/etc/hostname"
+        echo "/dev/vda / ext4 discard 0 1" >"$1/etc/fstab"
+        tr -d - </proc/sys/kernel/random/uuid >"$1/etc/machine-id"
+        mkdir "$1/etc/systemd/system/serial-getty@ttyS0.service.d"
+        printf "[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --keep-baud 115200 - dumb\n" \
+            >"$1/etc/systemd/system/serial-getty@ttyS0.service.d/root.conf"' bookworm)
 
-step '3. A snapshot, then a change'
-run vdisk snapshot create drive.vdk before --key-file key
-# The file system is changed the way a guest would: read out, written to, and the blocks put back.
-cp --sparse=always "$work/disk.raw" "$work/changed.raw"
-echo 'all gone' >"$work/note"
-run debugfs -w -R 'rm secret.txt' changed.raw
-run debugfs -w -R 'write note note.txt' changed.raw
-while read -r block; do
-    dd if="$work/changed.raw" bs=4096 skip="$block" count=1 status=none |
-        vdisk write "$work/drive.vdk" $((block * 4096)) --key-file "$work/key" --quiet
-done < <(cmp -l "$work/disk.raw" "$work/changed.raw" | awk '{ print int(($1 - 1) / 4096) }' | uniq)
+debian() {
+    local how='as made before, in build/cache'
+    begin 'A Debian 12 root file system'
+    if [ "$(cat "$cache/recipe" 2>/dev/null)" != "${recipe[*]}" ]; then
+        how='by mmdebstrap'
+        rm -rf "$cache" && mkdir -p "$cache"
+        mmdebstrap --quiet "${recipe[@]}" "$cache/new.tar" >log 2>&1 </dev/null || {
+            ! grep -qE 'Could not (resolve|connect)|Temporary failure|Failed to fetch' log || status=77
+            fail 'mmdebstrap failed'
+        }
+        mv "$cache/new.tar" "$cache/root.tar"
+        echo "${recipe[*]}" >"$cache/recipe"
+    fi
+    tar -xOf "$cache/root.tar" ./var/lib/dpkg/status >log
+    end "$(grep -c ^Package: log) packages, $how"
+}
 
-step '4. What changed since the snapshot'
-run vdisk diff drive.vdk before --key-file key
-run vdisk map drive.vdk --key-file key
+file_system() {
+    local as_root=()
+    [ "$(id -u)" = 0 ] || as_root=(fakeroot --)
+    begin 'An ext4 file system with it, 1 GiB'
+    # shellcheck disable=SC2016  # for the inner shell
+    quietly "${as_root[@]}" sh -ec 'mkdir root
+        tar -xpf "$1" -C root --exclude="./dev/*"
+        mke2fs -q -t ext4 -E lazy_itable_init=0,lazy_journal_init=0 -d root disk.raw 1G
+        rm -rf root' sh "$cache/root.tar"
+    end
+    begin 'Into an encrypted, compressed image'
+    (umask 077 && head -c 32 /dev/urandom >key)
+    quietly vdisk import disk.raw drive.vdk --format raw --key-file key --quiet
+    grep -qaF 'ID=debian' disk.raw || fail 'the file system is not Debian'
+    ! grep -qaF 'ID=debian' drive.vdk || fail 'the image shows its content'
+    rm disk.raw
+    end "$(mib drive.vdk), and nothing shows"
+}
 
-step '5. Somebody tampers with the file'
-cp "$work/drive.vdk" "$work/tampered.vdk"
-size=$(stat -c %s "$work/tampered.vdk")
-for ((at = 2 * 1024 * 1024 + 65536; at < size; at += 32768)); do # a byte here and there
-    printf 'X' | dd of="$work/tampered.vdk" bs=1 seek="$at" conv=notrunc status=none
-done
-status=0
-run vdisk check tampered.vdk --key-file key || status=$?
-[ "$status" = 3 ] || fail "tampering was not noticed (exit status $status)"
-echo '  Exit status 3: damage found, and where.'
+kernel() {
+    begin "Debian's kernel, and an initrd"
+    kernel_fetch cloud-amd64 || { cp .err log; status=77; fail 'the kernel could not be fetched'; }
+    cp "$KERNEL_CACHE/cloud-amd64/vmlinuz" .
+    root_busybox initial
+    root_modules initial cloud-amd64 virtio_mmio virtio_blk virtio-rng button evdev ext4
+    install -m 755 "$VDISK_SRC/scripts/demo_init.sh" initial/init
+    root_pack initial initrd
+    end "$(mib vmlinuz), $(mib initrd)"
+}
 
-step '6. And without the key'
-head -c 32 /dev/urandom >"$work/wrong"
-status=0
-run vdisk export drive.vdk out.raw --key-file wrong || status=$?
-[ "$status" = 4 ] || fail "a wrong key was accepted (exit status $status)"
+# ---- the guest ----
 
-step '7. Back to the snapshot'
-run vdisk snapshot rollback drive.vdk before --key-file key
-run vdisk export drive.vdk back.raw --key-file key --quiet
-cmp "$work/disk.raw" "$work/back.raw" || fail 'the drive is not what it was'
-run debugfs -R 'cat secret.txt' back.raw
-run vdisk check drive.vdk --key-file key
-printf '\nAll as it should be. Everything was made in a temporary folder, which is gone now.\n'
+# Runs `$@`, of which scripts/demo_guest.sh is a part, and tells what that says.
+follow() {
+    local word rest told=
+    : >log
+    exec 9< <("$@" 2>&1)
+    child=$!
+    while read -r word rest <&9; do
+        rest=${rest%$'\r'}
+        case $word in
+        BEGIN) begin "$rest" ;;
+        END) end "$rest" ;;
+        OVER) told=1 ;;
+        FAIL) fail "$rest" ;;
+        LOG) echo "$rest" >>log ;;
+        *) echo "$word $rest" >>log ;;
+        esac
+    done
+    exec 9<&-
+    wait "$child" || true
+    child=
+    [ -n "$told" ] || fail 'the guest ended too early'
+}
+
+here() {
+    exec bash "$VDISK_SRC/scripts/demo_guest.sh"
+}
+in_lab() {
+    lab_boot lab.initrd 900 'LAB_DISK=/dev/vda DEMO_PATIENCE=300 DEMO_KERNEL_WORDS=mitigations=off' \
+        -drive file=lab.raw,format=raw,if=virtio,cache=unsafe
+}
+
+guest() {
+    if kvm_is_fast; then
+        follow here
+        return
+    fi
+    printf '    %s:\n' "$(tail -n 1 .err | sed 's/^vdisk-vmm: //')"
+    printf '    so this machine is emulated by QEMU, with a KVM in it: the KVM lab. All is slower there.\n'
+    command -v qemu-system-x86_64 >/dev/null || impossible 'qemu-system-x86_64 is not installed'
+    begin 'The KVM lab'
+    lab_root lab "$VDISK_SRC/scripts/demo_guest.sh"
+    root_pack lab lab.initrd
+    mkdir disk
+    mv drive.vdk key vmlinuz initrd disk/
+    quietly mke2fs -q -t ext4 -d disk lab.raw 1G
+    end "$(mib lab.initrd), and a disk with the image"
+    follow in_lab
+    quietly e2fsck -fp lab.raw
+    quietly debugfs -R 'dump drive.vdk drive.vdk' lab.raw
+    mv disk/key . && rm -rf disk lab.*
+}
+
+# ---- what came of it ----
+
+recipe_of() { # DRIVE: what the guest's file says in it
+    debugfs -R 'cat /root/recipe' "$1" 2>/dev/null
+}
+
+afterwards() {
+    begin 'Every byte of the image is verified'
+    quietly vdisk check drive.vdk --key-file key --quiet
+    end 'sound'
+
+    begin 'What changed since the snapshot'
+    quietly vdisk diff drive.vdk before --key-file key
+    end "$(awk '{ sum += $2 } END { printf "%d ranges, %d KiB", NR, sum / 1024 }' log)"
+
+    begin 'The snapshot is read back, and the present'
+    quietly vdisk export drive.vdk@before before.raw --key-file key --quiet
+    quietly vdisk export drive.vdk now.raw --key-file key --quiet
+    quietly e2fsck -fn now.raw
+    # The guest was running: its journal is replayed, as after a power cut.
+    e2fsck -fp before.raw >log 2>&1 || [ $? = 1 ] || fail 'the file system of the snapshot is not clean'
+    [ "$(recipe_of before.raw)" = 'the secret recipe' ] || fail 'the snapshot has not the old file'
+    [ "$(recipe_of now.raw)" = 'all gone' ] || fail 'the present has not the new file'
+    end "\`$(recipe_of before.raw)', \`$(recipe_of now.raw)'"
+    rm now.raw
+
+    begin 'One bit of a copy of the file is flipped'
+    tamper
+    end "$(tail -n 1 log)"
+
+    begin 'Without the key'
+    (umask 077 && head -c 32 /dev/urandom >wrong)
+    ends 4 vdisk export drive.vdk out.raw --key-file wrong
+    end "$(sed 's/^vdisk: //' log)"
+
+    begin 'Back to the snapshot'
+    quietly vdisk snapshot rollback drive.vdk before --key-file key
+    quietly vdisk diff drive.vdk before --key-file key
+    [ ! -s log ] || fail 'the drive is not what it was'
+    end
+}
+
+# Where there is nothing at a place, nothing is damaged by it: then the next.
+tamper() {
+    local at byte ended
+    for at in 8 9 10 7 11 6 12 5 13; do
+        cp drive.vdk tampered.vdk
+        at=$(($(stat -c %s drive.vdk) * at / 16))
+        byte=$(od -An -tu1 -j "$at" -N 1 drive.vdk)
+        # shellcheck disable=SC2059
+        printf "\\x$(printf %x $((byte ^ 1)))" |
+            dd of=tampered.vdk bs=1 seek="$at" conv=notrunc status=none
+        ended=0
+        vdisk check tampered.vdk --key-file key --quiet >log 2>&1 || ended=$?
+        [ "$ended" = 0 ] || break
+    done
+    rm tampered.vdk
+    [ "$ended" = 3 ] || fail "tampering was not noticed (exit status $ended)"
+}
+
+why=$(lacks)
+[ -z "$why" ] || impossible "$why (./quickstart installs what is needed)"
+debian
+file_system
+kernel
+guest
+afterwards
+printf '\nAll as it should be, in %d s. Nothing runs any more, and nothing is left but downloads in build/cache.\n' \
+    $((SECONDS - began))

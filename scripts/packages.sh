@@ -12,7 +12,9 @@ BUILD_PACKAGES=(
 
 # On top of these, for `make demo`.
 DEMO_PACKAGES=(
-    e2fsprogs
+    e2fsprogs mount
+    mmdebstrap uidmap fakeroot
+    busybox-static
 )
 
 # On top of these, for `make check`.
@@ -24,8 +26,8 @@ TEST_PACKAGES=(
     valgrind acpica-tools
 )
 
-# On top of these, for the guest of tests/scenario_guest.sh (some 15 MB).
-# Its kernel (26 MB) is not installed: the test downloads and unpacks it.
+# On top of these, for guests of tests, and for the demo's where /dev/kvm does not run Linux.
+# Their kernels (26 MB and more) are not installed, but downloaded and unpacked.
 GUEST_PACKAGES=(
     qemu-system-x86
     busybox-static

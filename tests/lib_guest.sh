@@ -2,8 +2,8 @@
 # shellcheck shell=bash
 # A guest for scenarios: Debian's own kernel and an initramfs made here, whose first process says
 # `STEP name ok`, or `failed`, on the serial port (tests/guest_steps.sh).
-# shellcheck source-path=SCRIPTDIR source=lib_kernel.sh
-. "$VDISK_SRC/tests/lib_kernel.sh"
+# shellcheck source-path=SCRIPTDIR source=../scripts/kernel.sh
+. "$VDISK_SRC/scripts/kernel.sh"
 
 patience=600 # seconds for what takes a few
 

@@ -9,10 +9,10 @@
 
 files=(
     bin/vdisk bin/vdiskd
-    share/man/man1/vdisk.1 share/man/man8/vdiskd.8
+    share/man/man1/vdisk.1 share/man/man8/vdiskd.8 share/man/man8/vdisk-vmm.8
     share/bash-completion/completions/vdisk share/bash-completion/completions/vdiskd
     lib/systemd/system/vdiskd.service lib/systemd/system/vdiskd.socket lib/sysusers.d/vdiskd.conf
-    share/doc/vdisk/vdiskd.json share/doc/vdisk/control.md
+    share/doc/vdisk/vdiskd.json share/doc/vdisk/control.md share/doc/vdisk/vmm-control.md
 )
 root=$PWD/root/usr
 t 'it is installed' make -s -C "$VDISK_SRC" -o all BUILD="$VDISK_BUILD" install DESTDIR="$PWD/root" PREFIX=/usr
@@ -29,7 +29,8 @@ undocumented() { # MANUAL COMMAND...: its options that the manual does not name
     done
 }
 is 'the manual of vdiskd has each option' "$(undocumented man8/vdiskd.8 vdiskd)" ''
-for command in serve ctl 'audit verify'; do
+[ ! -x "$VDISK_BUILD/bin/vdisk-vmm" ] || is 'that of vdisk-vmm those of vdisk-vmm' "$(undocumented man8/vdisk-vmm.8 vdisk-vmm)" ''
+for command in serve run ctl 'audit verify'; do
     # shellcheck disable=SC2086  # words
     is "and that of vdisk those of $command" "$(undocumented man1/vdisk.1 vdisk $command)" ''
 done

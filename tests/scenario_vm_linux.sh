@@ -37,7 +37,7 @@ ends() { # NAME
     wait "$guest"
     status=$?
     [ "$status" = 0 ] || sed 's/^/#   guest: /' .guest
-    sed -n 's/^BOOT/# seconds to its first process:/p' serial | tr -d '\r'
+    grep -E '^(BOOT|STEP)' serial | sed 's/^/# /' | tr -d '\r'
     is "$1" "$status" 0
 }
 

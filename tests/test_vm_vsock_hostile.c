@@ -170,6 +170,23 @@ static void test_data_before_the_answer_resets_the_connection(void **state)
     close(fd);
 }
 
+static void test_data_before_our_answer_resets_the_connection(void **state)
+{
+    struct vm_vsock_end end = {.guest_port = GUEST, .host_port = PORT, .alloc = 4096};
+    char byte;
+
+    (void)state;
+    vm_driver_begin(&vsock.driver, 0, VM_VSOCK_QUEUE); /* without buffers: it cannot have heard */
+    vm_vsock_say(&vsock, &end, VIRTIO_VSOCK_OP_REQUEST, 0);
+    vm_vsock_write(&vsock, &end, "early", 5);
+    vm_vsock_give_rx(&vsock, VM_VSOCK_RX);
+    vm_vsock_expect(&vsock, &end, VIRTIO_VSOCK_OP_RST);
+    int fd = accept(listener, NULL, NULL);
+
+    assert_int_equal(recv(fd, &byte, 1, 0), 0);
+    close(fd);
+}
+
 static void test_more_than_the_credit_resets_even_a_slow_connection(void **state)
 {
     struct vm_vsock_end end;
@@ -255,18 +272,21 @@ static void test_chains_that_are_no_packet_fail_the_device_and_free_the_programs
         unsigned queue;
         struct vm_buffer buffer;
         uint32_t length; /* that the header says */
+        bool has_more;   /* a second part, to be written */
     } cases[] = {
-        {"half a header", VM_VSOCK_QUEUE_TX, {0, 43, false}, 0},
-        {"no header", VM_VSOCK_QUEUE_TX, {0, 44, true}, 0},
-        {"a byte less than it says", VM_VSOCK_QUEUE_TX, {0, 44 + 99, false}, 100},
-        {"4 GiB less than it says", VM_VSOCK_QUEUE_TX, {0, 44, false}, UINT32_MAX},
-        {"data beyond memory", VM_VSOCK_QUEUE_TX, {VM_RIG_MEMORY - 44, 144, false}, 100},
-        {"a packet elsewhere", VM_VSOCK_QUEUE_TX, {UINT64_C(1) << 40, 44, false}, 0},
-        {"a packet at the end", VM_VSOCK_QUEUE_TX, {UINT64_MAX - 20, 44, false}, 0},
-        {"a buffer to be read", VM_VSOCK_QUEUE_RX, {0, 4096, false}, 0},
-        {"a buffer for half a header", VM_VSOCK_QUEUE_RX, {0, 43, true}, 0},
-        {"a buffer without room for data", VM_VSOCK_QUEUE_RX, {0, 44, true}, 0},
-        {"a buffer elsewhere", VM_VSOCK_QUEUE_RX, {UINT64_C(1) << 40, 4096, true}, 0},
+        {"half a header", VM_VSOCK_QUEUE_TX, {0, 43, false}, 0, false},
+        {"no header", VM_VSOCK_QUEUE_TX, {0, 44, true}, 0, false},
+        {"a packet to be answered in place", VM_VSOCK_QUEUE_TX, {0, 44, false}, 0, true},
+        {"a byte less than it says", VM_VSOCK_QUEUE_TX, {0, 44 + 99, false}, 100, false},
+        {"4 GiB less than it says", VM_VSOCK_QUEUE_TX, {0, 44, false}, UINT32_MAX, false},
+        {"data beyond memory", VM_VSOCK_QUEUE_TX, {VM_RIG_MEMORY - 44, 144, false}, 100, false},
+        {"a packet elsewhere", VM_VSOCK_QUEUE_TX, {UINT64_C(1) << 40, 44, false}, 0, false},
+        {"a packet at the end", VM_VSOCK_QUEUE_TX, {UINT64_MAX - 20, 44, false}, 0, false},
+        {"a buffer to be read", VM_VSOCK_QUEUE_RX, {0, 4096, false}, 0, false},
+        {"a buffer to be read first", VM_VSOCK_QUEUE_RX, {0, 10, false}, 0, true},
+        {"a buffer for half a header", VM_VSOCK_QUEUE_RX, {0, 43, true}, 0, false},
+        {"a buffer without room for data", VM_VSOCK_QUEUE_RX, {0, 44, true}, 0, false},
+        {"a buffer elsewhere", VM_VSOCK_QUEUE_RX, {UINT64_C(1) << 40, 4096, true}, 0, false},
     };
 
     (void)state;
@@ -284,7 +304,9 @@ static void test_chains_that_are_no_packet_fail_the_device_and_free_the_programs
             buffer.guest = vm_driver_alloc(&vsock.driver, 8192);
         if (vm_memory_at(&vsock.rig.memory, buffer.guest, VSOCK_HEADER_BYTES))
             vsock_header_encode(&header, vm_driver_at(&vsock.driver, buffer.guest, 44));
-        (void)vm_driver_add(&vsock.driver, cases[i].queue, &buffer, 1);
+        const struct vm_buffer both[] = {buffer, {buffer.guest + 4096, 4096, true}};
+
+        (void)vm_driver_add(&vsock.driver, cases[i].queue, both, cases[i].has_more ? 2 : 1);
         (void)vm_driver_kick(&vsock.driver, cases[i].queue);
         if (cases[i].queue == VM_VSOCK_QUEUE_RX) { /* its turn comes after the good ones */
             for (unsigned j = 0; j < VM_VSOCK_RX + 1; j++) {
@@ -358,44 +380,47 @@ static void test_a_packet_in_many_pieces_is_one(void **state)
 
 static void test_answers_wait_in_bounds_and_none_is_lost(void **state)
 {
-    const unsigned count = VSOCK_CONNS_MAX;
-    unsigned sent = 0, taken = 0, answered = 0;
+    const unsigned count = 200;
+    unsigned taken = 0, answered = 0;
     uint32_t length;
     uint16_t head;
 
     (void)state;
-    /* A driver that gives no buffers for answers. */
-    vm_driver_begin(&vsock.driver, 0, VM_VSOCK_QUEUE);
+    /* A driver that gives no buffers for answers, and kicks once. */
+    vm_driver_begin(&vsock.driver, 0, 256);
+    for (unsigned i = 0; i < count; i++) {
+        const struct vm_buffer buffer = {vsock.tx_at + i * 64ull, VSOCK_HEADER_BYTES, false};
+        const struct vm_vsock_end end = {.guest_port = 10000 + i, .host_port = PORT};
+        struct vsock_header header = vm_vsock_header(&end, VIRTIO_VSOCK_OP_RW);
+
+        vsock_header_encode(&header, vm_driver_at(&vsock.driver, buffer.guest, 44));
+        (void)vm_driver_add(&vsock.driver, VM_VSOCK_QUEUE_TX, &buffer, 1);
+    }
+    (void)vm_driver_kick(&vsock.driver, VM_VSOCK_QUEUE_TX);
     while (answered < count) {
-        const struct vm_buffer buffer = {vsock.tx_at + sent * 64ull, VSOCK_HEADER_BYTES, false};
-        struct vm_vsock_end end = {.guest_port = 10000 + sent, .host_port = PORT};
-
-        if (sent < count && vsock.driver.queue[VM_VSOCK_QUEUE_TX].free_count > 0) {
-            struct vsock_header header = vm_vsock_header(&end, VIRTIO_VSOCK_OP_RW);
-
-            vsock_header_encode(&header, vm_driver_at(&vsock.driver, buffer.guest, 44));
-            (void)vm_driver_add(&vsock.driver, VM_VSOCK_QUEUE_TX, &buffer, 1);
-            sent++;
-            continue;
-        }
-        (void)vm_driver_kick(&vsock.driver, VM_VSOCK_QUEUE_TX);
         vm_rig_settle(&vsock.rig);
-        unsigned before = taken;
-
         while (vm_driver_take(&vsock.driver, VM_VSOCK_QUEUE_TX, &head, &length))
             taken++;
-        assert_in_range(taken, 0, answered + 64); /* that many may wait */
-        if (taken > before)
-            continue;
+        assert_in_range(taken, answered + 1, answered + 64); /* that many may wait */
         vm_vsock_give_rx(&vsock, 1);
         vm_rig_settle(&vsock.rig);
-        while (vm_driver_take(&vsock.driver, VM_VSOCK_QUEUE_RX, &head, &length)) {
-            assert_int_equal(length, VSOCK_HEADER_BYTES);
-            answered++;
-        }
+        assert_true(vm_driver_take(&vsock.driver, VM_VSOCK_QUEUE_RX, &head, &length));
+        assert_int_equal(length, VSOCK_HEADER_BYTES);
+        answered++;
     }
     assert_int_equal(taken, count);
     assert_int_equal(vm_driver_status(&vsock.driver), 0xf);
+}
+
+static void test_answers_to_what_was_before_a_reset_are_dropped(void **state)
+{
+    struct vm_vsock_end end = {.guest_port = GUEST, .host_port = PORT};
+
+    (void)state;
+    vm_driver_begin(&vsock.driver, 0, VM_VSOCK_QUEUE);
+    vm_vsock_say(&vsock, &end, VIRTIO_VSOCK_OP_CREDIT_UPDATE, 0);
+    vm_vsock_begin(&vsock);
+    vm_vsock_expect_quiet(&vsock);
 }
 
 static void test_random_packets_break_nothing_but_themselves(void **state)
@@ -479,6 +504,7 @@ int main(void)
         TEST(test_packets_for_what_is_not_there_are_refused_or_dropped),
         TEST(test_packets_that_make_no_sense_reset_their_connection_alone),
         TEST(test_data_before_the_answer_resets_the_connection),
+        TEST(test_data_before_our_answer_resets_the_connection),
         TEST(test_more_than_the_credit_resets_even_a_slow_connection),
         TEST(test_lies_about_credit_harm_nobody),
         TEST(test_flags_and_lengths_that_mean_nothing_are_of_no_effect),
@@ -486,6 +512,7 @@ int main(void)
         TEST(test_buffers_for_events_that_are_none_fail_the_device),
         TEST(test_a_packet_in_many_pieces_is_one),
         TEST(test_answers_wait_in_bounds_and_none_is_lost),
+        TEST(test_answers_to_what_was_before_a_reset_are_dropped),
         TEST(test_random_packets_break_nothing_but_themselves),
         TEST(test_a_state_that_makes_no_sense_is_refused),
     };

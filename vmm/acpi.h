@@ -15,9 +15,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define VM_ACPI_S5     5u /* SLP_TYP of PM1_CNT that switches the machine off */
-#define VM_ACPI_NOTICE 3u /* the pin that says that the generation is another: edges */
-
 struct vm_acpi_config {
     unsigned cpus;         /* 1 to VM_CPUS_MAX, with their numbers as APIC ids */
     uint32_t virtio_slots; /* a bit for each device, see vm_virtio_address() */

@@ -73,7 +73,7 @@ static void add_generation(struct vm_aml *aml, uint64_t address)
 
     device = begin_device(aml, "GED", "ACPI0013", 0);
     inner = vm_aml_begin_resources(aml);
-    vm_aml_interrupt(aml, VM_ACPI_NOTICE);
+    vm_aml_interrupt(aml, VM_IRQ_GENERATION);
     vm_aml_end_resources(aml, inner);
     inner = vm_aml_begin_method(aml, "_EVT", 1);
     vm_aml_notify(aml, "\\_SB.VGEN", 0x80);
@@ -87,8 +87,8 @@ void vm_acpi_dsdt(const struct vm_acpi_config *config, struct vm_aml *aml)
 
     vm_aml_name(aml, "\\_S5");
     mark = vm_aml_begin_package(aml, 2); /* for PM1a and PM1b */
-    vm_aml_integer(aml, VM_ACPI_S5);
-    vm_aml_integer(aml, VM_ACPI_S5);
+    vm_aml_integer(aml, VM_SLEEP_OFF);
+    vm_aml_integer(aml, VM_SLEEP_OFF);
     vm_aml_end(aml, mark);
 
     mark = vm_aml_begin_scope(aml, "\\_SB");

@@ -22,7 +22,8 @@ static inline uint64_t vm_generation_at(const struct vm_memory *memory)
 
 /* -errno: no random numbers. */
 int vm_generation_new(uint8_t guid[VM_GENERATION_BYTES]);
-/* A new one, into the guest's memory. The guest is told by an edge at VM_ACPI_NOTICE (acpi.h). */
+/* A new one, into the guest's memory. The guest is told by an edge at VM_IRQ_GENERATION (layout.h).
+ */
 int vm_generation_set(const struct vm_memory *memory);
 
 #endif

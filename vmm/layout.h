@@ -41,6 +41,7 @@
 #define VM_PORT_PM_TIMER  0x608u /* 4 bytes, 24 bits at 3,579,545 Hz */
 #define VM_PORT_RESET     0xcf9u /* RESET_REG of the FADT; VM_RESET_VALUE resets */
 #define VM_RESET_VALUE    0x06u
+#define VM_SLEEP_OFF      5u     /* SLP_TYP of PM1_CTRL that switches the machine off: S5 */
 #define VM_PORT_FW_CFG    0x510u /* selector, data; DMA at 0x514 */
 
 /* ---- interrupts (pins of the I/O APIC) ---- */
@@ -48,6 +49,7 @@
 #define VM_IRQ_SERIAL     4u
 #define VM_IRQ_RTC        8u
 #define VM_IRQ_SCI        9u
+#define VM_IRQ_GENERATION 3u /* the VM generation ID is another: edges */
 
 /* Of virtio-mmio device `slot`; edges. */
 static inline unsigned vm_virtio_irq(unsigned slot)

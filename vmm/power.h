@@ -19,8 +19,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define VM_SLEEP_OFF 5u /* SLP_TYP of S5, for \_S5 */
-
 struct vm_power;
 
 struct vm_power_events {

@@ -4,10 +4,11 @@
  * shifted by what the guest has set, so that it is right after the machine was suspended, too. What
  * the guest sets lasts as long as the device.
  *
- * It raises no interrupts: Linux reads and sets the time, its driver (rtc-cmos) asks at its probe
- * only for registers that answer and the mode of 24 hours, and its timers are others. What is
- * lost: an alarm never comes, so hwclock waits for the next second in vain before it reads the
- * clock by looking; and no firmware or guest can have its periodic interrupt.
+ * It raises no interrupts. The probe of Linux's driver (rtc-cmos) asks for registers that answer,
+ * valid memory and the mode of 24 hours, and for no interrupt; the time is read and set without
+ * one, and the kernel's timers are others. What is missing: an alarm never comes, so whoever waits
+ * for one, or with hwclock for the next second, does so in vain; and there is no periodic
+ * interrupt.
  */
 #ifndef VMM_RTC_H
 #define VMM_RTC_H

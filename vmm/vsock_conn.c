@@ -20,11 +20,6 @@ void vsock_conn_break(struct vsock_conn *conn)
     vsock_socket_close(conn);
 }
 
-void vsock_conn_expire(struct vsock_conn *conn)
-{
-    vsock_conn_break(conn);
-}
-
 /* What the guest has ended ends at the host, when all before it has gone out. */
 static void conclude_host(struct vsock_conn *conn)
 {

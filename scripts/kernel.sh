@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
-# For machines that scenarios make: Debian's own kernels, fetched once, not installed, and kept in
-# build/cache/kernel; and initial file systems of this system's programs.
+# For machines that scenarios and the demo make: Debian's own kernels, fetched once, not installed,
+# and kept in build/cache/kernel; and initial file systems of this system's programs.
 
 KERNEL_CACHE=$VDISK_SRC/build/cache/kernel
 # What is kept of a kernel, with what these need. Where one is built in, it is no module.
 KERNEL_MODULES=(virtio_pci virtio_mmio virtio_blk virtio_net virtio-rng virtio_balloon
-    vmw_vsock_virtio_transport button ext4 crc32c_generic loop kvm-amd tun veth bridge 8021q)
+    vmw_vsock_virtio_transport button evdev ext4 crc32c_generic loop kvm-amd tun veth bridge 8021q)
 
 # What is missing to fetch a kernel and to fill a file system, as one line; nothing if nothing is.
 kernel_lacks() {
@@ -34,7 +34,7 @@ kernel_download() { # FLAVOUR APT_OPTION...
 kernel_closure() { # MODULE...
     local module
     for module in "$@"; do
-        grep "/$module\.ko:" modules.dep | tr -d : | tr ' ' '\n'
+        sed -n "/\/$module\.ko:/ s/://p" modules.dep | tr ' ' '\n'
     done | sort -u
 }
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=dash
-# The first process of the KVM lab (tests/lib_lab.sh): runs /run.sh as a scenario is run outside.
+# The first process of the KVM lab (scripts/lab.sh): runs /run.sh as it is run outside.
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
@@ -13,10 +13,16 @@ stty -onlcr </dev/ttyS0
 echo 1 >/proc/sys/kernel/printk
 modprobe kvm-amd
 ip link set lo up
+if [ -n "${LAB_DISK:-}" ]; then
+    modprobe -a virtio_pci virtio_blk ext4
+    mount "$LAB_DISK" /work
+fi
 
 export PATH=/bin:/sbin HOME=/ LC_ALL=C
 export VDISK=/bin/vdisk VDISK_SRC=/src TMPDIR=/work VDISK_LAB=1
 echo "# the lab is up: $(cut -d ' ' -f 1 /proc/uptime) s"
-bash /run.sh
-echo "LAB ends $?"
+(cd /work && bash /run.sh)
+status=$?
+[ -z "${LAB_DISK:-}" ] || umount /work
+echo "LAB ends $status"
 poweroff -f
