@@ -74,6 +74,7 @@ lacks() {
     [ "$(id -u)" = 0 ] || unshare --map-root-user --map-auto true 2>log ||
         { echo "$(id -un) may not make user namespaces ($(head -n 1 log)), for mmdebstrap: run it as root"; return; }
     command -v vdisk-vmm >/dev/null || { echo 'vdisk-vmm is for x86-64 processors'; return; }
+    # shellcheck disable=SC2119
     kernel_lacks
 }
 

@@ -17,7 +17,8 @@ step() { # NAME COMMAND...
     name=$1
     shift
     if "$@" >/tmp/out 2>&1; then
-        echo "STEP $name ok"
+        read -r uptime _ </proc/uptime
+        echo "STEP $name ok, at $uptime s"
     else
         tail -n 20 /tmp/out
         echo "STEP $name failed"

@@ -23,7 +23,8 @@ is_read_only() { # DRIVE
 
 echo "BOOT $(cut -d ' ' -f 1 /proc/uptime) $(uname -r)"
 step modules modules virtio_mmio virtio_blk virtio-rng
-modprobe -q ext4
+# Of the cloud kernel they are a part.
+modprobe -aq ext4 crc32c_generic
 step processors has_processors
 if mount "$DRIVE" /mnt 2>/dev/null; then
     step again_fio_files files --verify_only
