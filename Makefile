@@ -213,8 +213,9 @@ endif
 CHOSEN_TESTS := $(filter $(addprefix $(BUILD)/tests/,$(TEST_NAMES)),$(TEST_PROGRAMS) \
                   $(CORPUS_PROGRAMS)) \
                 $(filter $(addprefix tests/,$(addsuffix .sh,$(TEST_NAMES))),$(SCENARIOS))
-# It has a test's program write the tables.
-SCENARIOS_NEED := $(if $(filter %/scenario_vm_acpi.sh,$(CHOSEN_TESTS)),$(filter %/test_vm_acpi,$(TEST_PROGRAMS)))
+# These have a test's program write tables, or a guest.
+SCENARIOS_NEED := $(if $(filter %/scenario_vm_acpi.sh,$(CHOSEN_TESTS)),$(filter %/test_vm_acpi,$(TEST_PROGRAMS))) \
+                  $(if $(filter %/scenario_vm_suspend.sh,$(CHOSEN_TESTS)),$(filter %/test_vm_suspend_ctl,$(TEST_PROGRAMS)))
 
 # The proofs about memory run a second time, under sanitizers.
 WATCHED := test_model test_faults test_header test_image
@@ -308,12 +309,13 @@ install: all
 	chmod 644 $(unit_dir)/vdiskd.service
 	install -D -m 644 dist/vdiskd.conf $(users_dir)/vdiskd.conf
 	install -D -m 644 dist/vdiskd.json $(doc_dir)/vdiskd.json
-	install -m 644 docs/control.md $(doc_dir)
+	install -m 644 docs/control.md docs/vmm-control.md $(doc_dir)
 
 uninstall:
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(notdir $(PROGRAMS)))
 	rm -f $(foreach page,$(MAN_PAGES),$(call man_path,$(page))) $(completion_dir)/vdisk
-	rm -f $(completion_dir)/vdiskd $(users_dir)/vdiskd.conf $(doc_dir)/vdiskd.json $(doc_dir)/control.md
+	rm -f $(completion_dir)/vdiskd $(users_dir)/vdiskd.conf $(doc_dir)/vdiskd.json
+	rm -f $(doc_dir)/control.md $(doc_dir)/vmm-control.md
 	rm -f $(unit_dir)/vdiskd.service $(unit_dir)/vdiskd.socket
 
 clean:

@@ -4,7 +4,6 @@
 # microvm with the same kernel, initrd and memory; runs take turns, figures are medians. Where
 # /dev/kvm is of no use, in the KVM lab (scripts/lab.sh): its processor is emulated, and only the
 # ratio says something.
-#   BENCH_RUNS (5)
 VDISK_SRC=$(realpath "$(dirname "$0")/..")
 : "${VDISK_LAB:=}" "${VDISK:=$VDISK_SRC/build/bin/vdisk}" "${TMPDIR:=}"
 if [ -z "$VDISK_LAB" ]; then
@@ -43,7 +42,7 @@ median() { # FILE
 printf '%-36s %14s %14s\n' 'start to first process, ms' vdisk-vmm "QEMU's microvm"
 for cpus in 1 2; do
     rm -f ours theirs
-    for ((run = 0; run < ${BENCH_RUNS:-5}; run++)); do
+    for ((run = 0; run < 5; run++)); do
         boot vdisk-vmm "$cpus" >>ours
         boot vdisk-vmm-peer "$cpus" >>theirs
     done

@@ -16,7 +16,8 @@ guest_lacks() {
 guest_initramfs() {
     local flavour
     root_busybox guest
-    root_programs guest mke2fs fio
+    root_programs guest mke2fs
+    root_fio guest >.err 2>&1 || root_programs guest fio
     for flavour in $3; do root_modules guest "$flavour" "${@:4}"; done
     cp "$VDISK_SRC/tests/guest_steps.sh" guest/steps
     cp "$2" guest/init && chmod 755 guest/init

@@ -12,7 +12,7 @@ files=(
     share/man/man1/vdisk.1 share/man/man8/vdiskd.8 share/man/man8/vdisk-vmm.8
     share/bash-completion/completions/vdisk share/bash-completion/completions/vdiskd
     lib/systemd/system/vdiskd.service lib/systemd/system/vdiskd.socket lib/sysusers.d/vdiskd.conf
-    share/doc/vdisk/vdiskd.json share/doc/vdisk/control.md
+    share/doc/vdisk/vdiskd.json share/doc/vdisk/control.md share/doc/vdisk/vmm-control.md
 )
 root=$PWD/root/usr
 t 'it is installed' make -s -C "$VDISK_SRC" -o all BUILD="$VDISK_BUILD" install DESTDIR="$PWD/root" PREFIX=/usr

@@ -141,6 +141,84 @@ struct posted {
     unsigned *count;
 };
 
+/* Two that end in one round; whichever is told first cancels the other. */
+struct rival {
+    struct reactor_op op;
+    struct rival *other;
+    unsigned done;
+};
+
+static void cancel_rival(struct reactor_op *op)
+{
+    struct rival *rival = op->owner;
+
+    rival->done++;
+    if (rival->other->done == 0)
+        reactor_cancel(reactor, &rival->other->op);
+}
+
+static void race(struct reactor_op first, struct reactor_op second)
+{
+    struct rival rival[2] = {{.op = first, .other = &rival[1]}, {.op = second, .other = &rival[0]}};
+
+    for (unsigned i = 0; i < 2; i++) {
+        rival[i].op.done = cancel_rival;
+        rival[i].op.owner = &rival[i];
+        reactor_submit(reactor, &rival[i].op);
+    }
+    while (rival[0].done == 0 || rival[1].done == 0)
+        reactor_step(reactor, true);
+    for (unsigned i = 0; i < 100; i++)
+        reactor_step(reactor, false);
+    assert_int_equal(rival[0].done, 1);
+    assert_int_equal(rival[1].done, 1);
+}
+
+static void test_what_has_ended_is_told_once_though_it_is_cancelled(void **state)
+{
+    struct reactor_op sleep = {.kind = REACTOR_SLEEP, .deadline = reactor_now() + MS};
+    struct reactor_op look = {.kind = REACTOR_POLL, .events = POLLIN};
+    int events = eventfd(0, EFD_CLOEXEC);
+
+    (void)state;
+    assert_true(events >= 0);
+    look.fd = events;
+    race(sleep, sleep);
+    assert_int_equal(eventfd_write(events, 1), 0);
+    race(look, look);
+    assert_int_equal(eventfd_write(events, 1), 0);
+    sleep.deadline = reactor_now() - 1;
+    race(look, sleep);
+    race(sleep, look);
+    close(events);
+}
+
+static void look_again(struct reactor_op *op)
+{
+    unsigned *looks = op->owner;
+
+    if (++*looks < 100000)
+        reactor_submit(reactor, op);
+}
+
+static void test_what_is_always_ready_leaves_others_their_turn(void **state)
+{
+    unsigned looks = 0;
+    struct reactor_op op = {
+        .kind = REACTOR_POLL, .events = POLLIN, .done = look_again, .owner = &looks};
+
+    (void)state;
+    op.fd = eventfd(1, EFD_CLOEXEC);
+    assert_true(op.fd >= 0);
+    reactor_submit(reactor, &op);
+    for (unsigned i = 0; i < 10; i++)
+        reactor_step(reactor, false);
+    assert_in_range(looks, 1, 100);
+    while (looks < 100000)
+        reactor_step(reactor, true);
+    close(op.fd);
+}
+
 static void count_posted(struct reactor_message *message)
 {
     struct posted *posted = (struct posted *)message;
@@ -336,6 +414,8 @@ int main(void)
         TEST(test_files_are_written_read_and_synced),
         TEST(test_time_passes),
         TEST(test_what_is_cancelled_ends),
+        TEST(test_what_has_ended_is_told_once_though_it_is_cancelled),
+        TEST(test_what_is_always_ready_leaves_others_their_turn),
         TEST(test_messages_from_other_threads_wake_it),
         TEST(test_tasks_talk_over_sockets),
         TEST(test_a_deadline_ends_a_wait),

@@ -480,6 +480,11 @@ static void test_a_state_that_does_not_fit_is_refused(void **state)
                      -ENOTSUP);
     assert_non_null(strstr(error.text, "smaller"));
     assert_int_equal(load_with("capacity", json_integer(KIT_SIZE / 512 - 1), saved, &error), 0);
+    uint32_t generation = vm_driver_read(&disk.driver, VIRTIO_MMIO_CONFIG_GENERATION);
+
+    /* It is larger than the guest knows. */
+    assert_int_equal(disk_capacity(&disk), KIT_SIZE);
+    assert_int_not_equal(vm_driver_read(&disk.driver, VIRTIO_MMIO_CONFIG_GENERATION), generation);
     json_decref(saved);
     disk_close(&disk);
 }
@@ -531,7 +536,7 @@ static void test_a_chain_that_breaks_the_rules_is_told_to_the_driver(void **stat
     disk_begin(&disk, 0);
     write_and_read(&disk, 0, 0, 2);
     assert_true(disk_wait_told(&disk, "broke the rules"));
-    assert_int_equal(disk_lines(&disk), 4);
+    assert_int_equal(disk_lines(&disk), 1); /* no flood of them */
     assert_int_equal(kit_events(VHOST_EVENT_OPENED), 1);
     disk_close(&disk);
 }

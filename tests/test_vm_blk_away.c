@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #define MILLISECOND INT64_C(1000000)
@@ -95,14 +96,14 @@ static int64_t since(int64_t then)
 static void test_a_reset_waits_for_a_silent_back_end_until_the_deadline(void **state)
 {
     (void)state;
-    opened(50 * MILLISECOND);
+    opened(500 * MILLISECOND);
     begun();
     wait_enabled();
     SAYS(backend.fault = BACKEND_SILENT; backend.fault_request = VHOST_GET_VRING_BASE);
     int64_t then = reactor_now();
 
     disk_reset(&disk);
-    assert_in_range(since(then), 50 * MILLISECOND, 5 * SECOND);
+    assert_in_range(since(then), 500 * MILLISECOND, 20 * SECOND);
     assert_true(disk_wait_told(&disk, "does not answer GET_VRING_BASE"));
     SAYS(backend.fault = BACKEND_FINE);
     assert_true(disk_wait_told(&disk, "is back"));
@@ -114,7 +115,7 @@ static void test_a_reset_waits_for_a_silent_back_end_until_the_deadline(void **s
 static void test_a_start_does_not_wait_for_a_silent_back_end(void **state)
 {
     (void)state;
-    opened(200 * MILLISECOND);
+    opened(500 * MILLISECOND);
     SAYS(backend.fault = BACKEND_SILENT; backend.fault_request = VHOST_SET_MEM_TABLE);
     disk_begin(&disk, 0);
     assert_true(disk_wait_told(&disk, "does not answer SET_MEM_TABLE"));
@@ -158,7 +159,7 @@ static void test_a_reset_ends_at_once_while_nobody_is_there(void **state)
         disk_reset(&disk);
         disk_begin(&disk, 0);
     }
-    assert_in_range(since(then), 0, 5 * SECOND);
+    assert_in_range(since(then), 0, 20 * SECOND);
     assert_false(disk_needs_reset(&disk));
     assert_int_equal(disk_lines(&disk), 1);
     come_back();
@@ -166,6 +167,29 @@ static void test_a_reset_ends_at_once_while_nobody_is_there(void **state)
     assert_true(disk_wait_told(&disk, "is back"));
     assert_int_equal(disk_lines(&disk), 2);
     disk_close(&disk);
+}
+
+static int64_t processor_time(void)
+{
+    struct timespec time;
+
+    assert_int_equal(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time), 0);
+    return time.tv_sec * SECOND + time.tv_nsec;
+}
+
+static void test_waiting_for_a_back_end_costs_nothing(void **state)
+{
+    (void)state;
+    opened(0);
+    begun();
+    wait_enabled();
+    leave();
+    int64_t before = processor_time();
+
+    usleep(250000);
+    assert_in_range(processor_time() - before, 0, 15 * MILLISECOND);
+    disk_close(&disk);
+    come_back(); /* to be stopped */
 }
 
 static void test_a_drive_can_be_given_up_while_nobody_is_there(void **state)
@@ -194,12 +218,19 @@ static void test_the_in_flight_memory_goes_to_the_next_one(void **state)
     wait_enabled();
     SAYS(last = (uint32_t)backend.seen.inflight.size);
     assert_int_equal(last, 4096);
-    /* After a reset there is nothing in flight. */
+    /* After a pause there is nothing in flight, */
+    virtio_pause(disk.device);
+    virtio_resume(disk.device);
+    wait_enabled();
+    SAYS(last = (uint32_t)backend.seen.inflight.size);
+    assert_int_equal(last, 8192);
+    /* nor is there after a reset. */
+    SAYS(backend.inflight_bytes = 4096);
     disk_reset(&disk);
     begun();
     wait_enabled();
     SAYS(last = (uint32_t)backend.seen.inflight.size);
-    assert_int_equal(last, 8192);
+    assert_int_equal(last, 4096);
     disk_close(&disk);
 }
 
@@ -229,6 +260,31 @@ static void test_queues_go_on_where_the_last_one_was(void **state)
     wait_enabled();
     SAYS(base = backend.seen.queue[1].base);
     assert_int_equal(base, 0);
+    disk_close(&disk);
+}
+
+static void test_the_memory_is_shared_once_with_each(void **state)
+{
+    unsigned tables;
+
+    (void)state;
+    opened(0);
+    for (unsigned i = 0; i < 2; i++) {
+        begun();
+        wait_enabled();
+        virtio_pause(disk.device);
+        virtio_resume(disk.device);
+        wait_enabled();
+        disk_reset(&disk);
+        begun();
+        wait_enabled();
+        SAYS(tables = backend.seen.tables);
+        assert_int_equal(tables, 1);
+        leave();
+        come_back();
+        assert_true(disk_wait_told(&disk, "is back"));
+        disk_reset(&disk);
+    }
     disk_close(&disk);
 }
 
@@ -341,17 +397,61 @@ static void test_a_smaller_drive_is_not_the_same(void **state)
     disk_close(&disk);
 }
 
+static void test_a_drive_that_is_smaller_than_when_it_was_saved_is_not_the_same(void **state)
+{
+    (void)state;
+    opened(0);
+    begun();
+    wait_enabled();
+    virtio_pause(disk.device);
+    json_t *saved = virtio_save(disk.device);
+
+    disk_close(&disk);
+    rig.bus = (struct vm_bus){.count = 0};
+    opened(0);
+    assert_int_equal(virtio_load(disk.device, saved, NULL), 0);
+    json_decref(saved);
+    leave();
+    SAYS(backend.config.capacity = SECTORS - 1);
+    come_back();
+    assert_true(disk_wait_told(&disk, "is back"));
+    virtio_resume(disk.device);
+    assert_true(disk_wait_needs_reset(&disk));
+    assert_true(disk_has_told(&disk, "it is smaller"));
+    disk_close(&disk);
+}
+
+static void test_a_change_before_the_driver_begins_is_seen_between_two_reads(void **state)
+{
+    const uint32_t change[3] = {2, VHOST_FLAG_VERSION, 0};
+    uint32_t before, after;
+
+    (void)state;
+    opened(0);
+    before = vm_driver_read(&disk.driver, VIRTIO_MMIO_CONFIG_GENERATION);
+    SAYS(backend.config.capacity = SECTORS + 1);
+    assert_int_equal(backend_say(&backend, change, sizeof(change)), 0);
+    for (unsigned i = 0; i < 20000 && disk_capacity(&disk) == SECTORS * UINT64_C(512); i++)
+        usleep(1000);
+    assert_int_equal(disk_capacity(&disk), (SECTORS + 1) * UINT64_C(512));
+    after = vm_driver_read(&disk.driver, VIRTIO_MMIO_CONFIG_GENERATION);
+    assert_int_not_equal(before, after);
+    disk_close(&disk);
+}
+
 static void test_a_larger_drive_is_the_same(void **state)
 {
     (void)state;
     served_and_left();
     (void)vm_driver_is_raised(&disk.driver);
-    SAYS(backend.config.capacity = SECTORS + 1);
+    SAYS(backend.config.capacity = SECTORS + 1; backend.config.num_queues = BACKEND_QUEUES);
     come_back();
     wait_enabled();
     while (!(vm_driver_interrupt(&disk.driver) & VIRTIO_MMIO_INT_CONFIG))
         ;
     assert_int_equal(disk_capacity(&disk), (SECTORS + 1) * UINT64_C(512));
+    assert_int_equal(
+        vm_driver_config(&disk.driver, offsetof(struct virtio_blk_config, num_queues), 2), QUEUES);
     assert_false(disk_needs_reset(&disk));
     disk_close(&disk);
 }
@@ -463,6 +563,25 @@ static void test_an_error_of_a_queue_is_told_to_the_driver(void **state)
     disk_close(&disk);
 }
 
+static void test_a_failure_does_not_outlive_the_reset_that_it_meets(void **state)
+{
+    (void)state;
+    opened(0);
+    begun();
+    wait_enabled();
+    pthread_mutex_lock(&disk.device->lock); /* as a vCPU that is about to reset it */
+    SAYS(assert_int_equal(eventfd_write(backend.seen.queue[1].err, 1), 0));
+    assert_true(disk_wait_told(&disk, "broke the rules"));
+    virtio_set_status(disk.device, 0);
+    pthread_mutex_unlock(&disk.device->lock);
+    assert_int_equal(disk_capacity(&disk), SECTORS * UINT64_C(512));
+    assert_false(disk_needs_reset(&disk));
+    begun();
+    wait_enabled();
+    assert_false(disk_needs_reset(&disk));
+    disk_close(&disk);
+}
+
 static void test_a_back_end_that_talks_out_of_turn_is_left(void **state)
 {
     const uint32_t nonsense[3] = {2, 77, 0};
@@ -490,10 +609,25 @@ static void test_a_back_end_without_news_will_do(void **state)
 {
     (void)state;
     SAYS(backend.protocol &= ~(BIT(VHOST_P_BACKEND_REQ) | BIT(VHOST_P_RESET_DEVICE)));
+    SAYS(backend.features |= BIT(VIRTIO_F_RING_PACKED));
     opened(0);
+    assert_true(vm_driver_offered(&disk.driver) & BIT(VIRTIO_F_RING_PACKED));
     begun();
     wait_enabled();
     disk_reset(&disk);
+    begun();
+    wait_enabled();
+    disk_close(&disk);
+}
+
+/* Where such a ring was when the back end was lost, nothing else says. */
+static void test_there_are_no_packed_rings_without_in_flight_memory(void **state)
+{
+    (void)state;
+    SAYS(backend.protocol &= ~BIT(VHOST_P_INFLIGHT));
+    SAYS(backend.features |= BIT(VIRTIO_F_RING_PACKED));
+    opened(0);
+    assert_false(vm_driver_offered(&disk.driver) & BIT(VIRTIO_F_RING_PACKED));
     begun();
     wait_enabled();
     disk_close(&disk);
@@ -534,13 +668,17 @@ int main(void)
         TEST(test_a_start_does_not_wait_for_a_silent_back_end),
         TEST(test_a_reset_does_not_wait_for_one_that_is_silent_from_the_beginning),
         TEST(test_a_reset_ends_at_once_while_nobody_is_there),
+        TEST(test_waiting_for_a_back_end_costs_nothing),
         TEST(test_a_drive_can_be_given_up_while_nobody_is_there),
         TEST(test_the_in_flight_memory_goes_to_the_next_one),
         TEST(test_queues_go_on_where_the_last_one_was),
+        TEST(test_the_memory_is_shared_once_with_each),
         TEST(test_kicks_and_interrupts_are_repeated_for_a_new_one),
         TEST(test_the_mode_of_the_cache_is_repeated_for_a_new_one),
         TEST(test_requests_that_are_away_with_a_back_end_cannot_be_saved),
         TEST(test_a_smaller_drive_is_not_the_same),
+        TEST(test_a_drive_that_is_smaller_than_when_it_was_saved_is_not_the_same),
+        TEST(test_a_change_before_the_driver_begins_is_seen_between_two_reads),
         TEST(test_a_larger_drive_is_the_same),
         TEST(test_a_drive_that_lacks_accepted_features_is_not_the_same),
         TEST(test_a_drive_that_lacks_other_features_is_the_same),
@@ -551,8 +689,10 @@ int main(void)
         TEST(test_a_drive_that_takes_less_at_once_is_not_the_same),
         TEST(test_a_back_end_that_refuses_a_queue_breaks_the_device_until_a_reset),
         TEST(test_an_error_of_a_queue_is_told_to_the_driver),
+        TEST(test_a_failure_does_not_outlive_the_reset_that_it_meets),
         TEST(test_a_back_end_that_talks_out_of_turn_is_left),
         TEST(test_a_back_end_without_news_will_do),
+        TEST(test_there_are_no_packed_rings_without_in_flight_memory),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -26,8 +26,6 @@
 #define SIZE   (UINT64_C(4) << 20)
 #define QUEUES 2u
 
-extern char **environ;
-
 static char directory[64], path[80], image[80];
 static struct vm_rig rig;
 static struct disk disk;

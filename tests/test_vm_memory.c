@@ -104,7 +104,8 @@ static void test_its_size_can_not_be_changed(void **state)
     assert_int_equal(errno, EPERM);
     assert_int_equal(fstat(memory.fd, &status), 0);
     assert_int_equal(status.st_size, 16 * MIB);
-    assert_int_equal(fcntl(memory.fd, F_ADD_SEALS, F_SEAL_WRITE), -1);
+    assert_int_equal(fcntl(memory.fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE), -1);
+    assert_int_equal(errno, EPERM);
     assert_int_equal(fcntl(memory.fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
     vm_memory_free(&memory);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The network device (vmm/virtio_net*.c) on a socket: frames, buffers, VLANs, the connection. */
+#include "net_vlan.h"
 #include "vm_net_guest.h"
 
 #include <setjmp.h>
@@ -217,8 +218,10 @@ static unsigned rounds_of_idleness(void)
 
     vm_rig_settle(&rig);
     reactor_submit(rig.reactor, &sleep);
-    for (; !over; rounds++)
+    while (!over) {
         reactor_step(rig.reactor, true);
+        rounds++;
+    }
     return rounds;
 }
 
@@ -391,6 +394,7 @@ static void test_frames_of_the_guest_are_tagged_outside_alone(void **state)
         tag(wanted, 100, types[i], i == 1 ? 0x123 : 5, i);
         vm_net_guest_send(&guest, NULL, wanted, 104);
     }
+    send_numbered(VM_NET_FRAME_MAX - 3, 4); /* with the tag it would be too long */
     send_numbered(14, 8);
     send_numbered(1514, 9);
     vm_rig_settle(&rig);
@@ -400,8 +404,44 @@ static void test_frames_of_the_guest_are_tagged_outside_alone(void **state)
     tag(wanted, 1514, 0x8100, 0x123, 9);
     assert_int_equal(vm_net_peer_take(&peer, got), 1518);
     assert_memory_equal(got, wanted, 1518);
-    assert_int_equal(vm_net_guest_counts(&guest).out.drops, 3);
+    assert_int_equal(vm_net_guest_counts(&guest).out.drops, 4);
     assert_int_equal(vm_net_guest_counts(&guest).out.bytes, 1528);
+    send_numbered(VM_NET_FRAME_MAX - 4, 10);
+    while (vm_net_peer_take(&peer, got) == 0)
+        vm_rig_settle(&rig);
+    assert_int_equal(vm_net_guest_counts(&guest).out.frames, 3);
+}
+
+/* Places that a header names go along; none is within what comes before them, or past 64 KiB. */
+static void test_places_in_a_frame_go_along_with_a_tag(void **state)
+{
+    static const struct {
+        unsigned start, length, start_after, length_after;
+        bool add, good;
+    } cases[] = {
+        {34, 54, 38, 58, true, true},       {38, 58, 34, 54, false, true},
+        {34, 0, 38, 0, true, true},         {38, 0, 34, 0, false, true},
+        {65531, 60, 65535, 64, true, true}, {65532, 60, 0, 0, true, false},
+        {18, 3, 14, 0, false, true},        {17, 60, 0, 0, false, false},
+        {34, 65535, 38, 0, true, true},
+    };
+
+    (void)state;
+    open_guest((struct virtio_net_options){.vlan = 1});
+    for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct virtio_net_hdr_v1 header = {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+                                           .csum_start = (uint16_t)cases[i].start,
+                                           .hdr_len = (uint16_t)cases[i].length};
+        uint8_t bytes[64] = {0};
+
+        assert_int_equal(cases[i].add ? net_vlan_add(&header, bytes + 4, 1)
+                                      : net_vlan_remove(&header, bytes),
+                         cases[i].good);
+        if (!cases[i].good)
+            continue;
+        assert_int_equal(header.csum_start, cases[i].start_after);
+        assert_int_equal(header.hdr_len, cases[i].length_after);
+    }
 }
 
 static void test_the_guest_sees_frames_of_its_vlan_alone(void **state)
@@ -582,6 +622,7 @@ static void test_a_link_that_is_down_after_loading_is_told(void **state)
     json_decref(saved);
     virtio_free(guest.driver.device);
     guest.driver.device = rig.bus.range[0].device = other;
+    assert_false(vm_net_guest_counts(&guest).is_up);
     virtio_resume(other);
     assert_int_equal(vm_driver_interrupt(&guest.driver) & VIRTIO_MMIO_INT_CONFIG,
                      VIRTIO_MMIO_INT_CONFIG);
@@ -637,6 +678,7 @@ int main(void)
         TEST(test_a_socket_has_no_offloads),
         TEST(test_options_that_make_no_device_are_refused),
         TEST(test_frames_of_the_guest_are_tagged_outside_alone),
+        TEST(test_places_in_a_frame_go_along_with_a_tag),
         TEST(test_the_guest_sees_frames_of_its_vlan_alone),
         TEST(test_tags_pass_as_they_are_without_a_vlan),
         TEST(test_a_connection_that_ends_is_made_again),

@@ -298,7 +298,7 @@ static void test_resets_amid_traffic_by_a_thread_of_its_own(void **state)
         struct virtio_net_hdr_v1 header;
 
         guest.driver.next = page + 4096; /* the memory of the last round */
-        guest.out_at = vm_driver_alloc(&guest.driver, VM_NET_SIZE * 4096u);
+        guest.out_at = vm_driver_alloc(&guest.driver, VM_NET_SIZE * VM_NET_SLOT);
         vm_net_guest_begin(&guest, features[i % 4], i % 4 < 2 ? USUAL : 600);
         vm_net_guest_post(&guest, 32);
         for (unsigned j = 0; j < 40; j++)

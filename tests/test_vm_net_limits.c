@@ -11,6 +11,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #define MERGED   VM_NET_BIT(VIRTIO_NET_F_MRG_RXBUF)
@@ -18,7 +19,7 @@
 #define USUAL    1526u
 #define MS       INT64_C(1000000)
 #define SECOND   INT64_C(1000000000)
-#define ATTEMPTS 3 /* the machine may have had something else to do */
+#define ATTEMPTS 5 /* the machine may have had something else to do */
 
 static struct vm_rig rig;
 static struct vm_net_guest guest;
@@ -57,7 +58,7 @@ static void begin(struct limit_setting in, struct limit_setting out)
     vm_net_peer_accept(&peer);
     vm_net_guest_begin(&guest, MERGED | EVENTS, USUAL);
     vm_net_guest_post(&guest, 128);
-    vm_net_frame(frame, 1514, 0);
+    vm_net_frame(frame, 16000, 0);
 }
 
 static void end(void)
@@ -80,18 +81,30 @@ static void step(bool wait)
     (void)vm_net_guest_reap(&guest);
 }
 
-/* Both ends send frames of `length` as fast as they can, for so long. */
-static void saturate(int64_t nanoseconds, size_t length)
+/* Both ends have something to send. */
+static void fill(size_t length)
+{
+    while (vm_net_peer_try_send(&peer, frame, length))
+        ;
+    while (guest.sent - guest.reaped < VM_NET_SIZE)
+        vm_net_guest_send(&guest, NULL, frame, length);
+}
+
+/* Both ends send frames of `length` as fast as they can, for so long. The longest time without a
+ * round: whether the machine had something else to do. */
+static int64_t saturate(int64_t nanoseconds, size_t length)
 {
     const int64_t until = reactor_now() + nanoseconds;
+    int64_t before = reactor_now(), now, longest = 0;
 
-    while (reactor_now() < until) {
-        while (vm_net_peer_try_send(&peer, frame, length))
-            ;
-        while (guest.sent - guest.reaped < VM_NET_SIZE)
-            vm_net_guest_send(&guest, NULL, frame, length);
-        step(true);
-    }
+    do {
+        fill(length);
+        step(nanoseconds > 0);
+        now = reactor_now();
+        longest = now - before > longest ? now - before : longest;
+        before = now;
+    } while (now < until);
+    return longest;
 }
 
 static void note_over(struct reactor_op *op)
@@ -110,53 +123,97 @@ static unsigned rest(int64_t nanoseconds)
     unsigned rounds = 0;
 
     reactor_submit(rig.reactor, &sleep);
-    for (; !over; rounds++)
+    while (!over) {
         reactor_step(rig.reactor, true);
+        rounds++;
+    }
     return rounds;
 }
 
-/* What passes in `elapsed`, from a full bucket, to within 3 % and a frame. */
-static bool is_near(uint64_t bytes, uint64_t rate, uint64_t burst, int64_t elapsed, size_t length)
+/* What is wanted of `elapsed`, from a full bucket: no more than 3 % and a frame above it in any
+ * case, and no less, if nothing disturbed it. */
+static bool is_near(uint64_t bytes, const struct limit_setting *limit, int64_t elapsed,
+                    size_t length)
 {
-    double wanted = (double)burst + (double)rate * (double)elapsed / (double)SECOND;
-    double off = (double)bytes - wanted;
+    double wanted = (double)limit->burst + (double)limit->rate * (double)elapsed / (double)SECOND;
 
     print_message("%.0f bytes wanted, %llu passed\n", wanted, (unsigned long long)bytes);
-    return (off < 0 ? -off : off) <= 0.03 * wanted + (double)length;
+    assert_true((double)bytes <= 1.03 * wanted + (double)length);
+    return (double)bytes >= 0.97 * wanted - (double)length;
+}
+
+static const struct {
+    struct limit_setting in, out;
+    size_t length;
+} rates[] = {
+    {{200000, 4000}, {400000, 8000}, 200},
+    {{2000000, 40000}, {1000000, 20000}, 1514},
+    {{10000000, 200000}, {5000000, 100000}, 8000},
+};
+
+/* Whether both rates were kept; *disturbed: whether that says anything if not. */
+static bool is_rate_kept(unsigned i, bool *disturbed)
+{
+    struct virtio_net_counts counts;
+    int64_t since;
+    bool good;
+
+    begin(rates[i].in, rates[i].out);
+    fill(rates[i].length);
+    since = reactor_now();
+    *disturbed = saturate(200 * MS, rates[i].length) > 5 * MS;
+    for (unsigned j = 0; j < 8; j++) /* what was late is made up for in some rounds */
+        (void)saturate(0, rates[i].length);
+    counts = vm_net_guest_counts(&guest);
+    since = reactor_now() - since;
+    good = is_near(counts.in.bytes, &rates[i].in, since, rates[i].length);
+    good = is_near(counts.out.bytes, &rates[i].out, since, rates[i].length) && good;
+    assert_int_equal(counts.in.drops + counts.out.drops, 0);
+    end();
+    return good;
 }
 
 static void test_rates_are_kept_both_ways(void **state)
 {
-    static const struct {
-        uint64_t in, out;
-        size_t length;
-    } rates[] = {{200000, 400000, 200}, {2000000, 1000000, 1514}, {20000000, 10000000, 1514}};
-
     (void)state;
     for (unsigned i = 0; i < sizeof(rates) / sizeof(rates[0]); i++) {
-        const uint64_t burst_in = rates[i].in / 50, burst_out = rates[i].out / 50;
-        bool good = false;
+        bool disturbed = true, good = false;
 
-        for (unsigned attempt = 0; attempt < ATTEMPTS && !good; attempt++) {
-            struct virtio_net_counts counts;
-            int64_t since;
-
-            begin((struct limit_setting){rates[i].in, burst_in},
-                  (struct limit_setting){rates[i].out, burst_out});
-            since = reactor_now();
-            saturate(200 * MS, rates[i].length);
-            counts = vm_net_guest_counts(&guest);
-            since = reactor_now() - since;
-            good = is_near(counts.in.bytes, rates[i].in, burst_in, since, rates[i].length) &&
-                   is_near(counts.out.bytes, rates[i].out, burst_out, since, rates[i].length);
-            assert_int_equal(counts.in.drops + counts.out.drops, 0);
-            end();
+        for (unsigned attempt = 0; attempt < ATTEMPTS && disturbed && !good; attempt++)
+            good = is_rate_kept(i, &disturbed);
+        if (!good && disturbed) {
+            print_message("the machine has too much else to do\n");
+            skip();
         }
         assert_true(good);
     }
 }
 
-/* 100 frames go each way, 50 of them at once; how long these took. */
+/* The thread comes 20 ms late each time, as on a machine that is busy. */
+static void test_a_late_thread_costs_no_rate(void **state)
+{
+    const struct limit_setting limit = {1000000, 2000};
+    const struct timespec pause = {.tv_nsec = 20 * MS};
+    struct virtio_net_counts counts;
+    int64_t since;
+
+    (void)state;
+    begin(limit, limit);
+    since = reactor_now();
+    for (unsigned i = 0; i < 11; i++) {
+        for (unsigned j = 0; j < 10; j++)
+            (void)saturate(0, 1000);
+        if (i < 10)
+            (void)nanosleep(&pause, NULL);
+    }
+    counts = vm_net_guest_counts(&guest);
+    since = reactor_now() - since;
+    assert_in_range(counts.in.bytes, 180000, 4000 + since / 1000);
+    assert_in_range(counts.out.bytes, 180000, 4000 + since / 1000);
+    end();
+}
+
+/* 60 frames go each way, 50 of them at once; how long these took. */
 static int64_t send_a_burst(void)
 {
     const struct virtio_net_counts before = vm_net_guest_counts(&guest);
@@ -164,7 +221,7 @@ static int64_t send_a_burst(void)
     struct virtio_net_counts now;
     int64_t took;
 
-    for (unsigned i = 0; i < 100; i++) {
+    for (unsigned i = 0; i < 60; i++) {
         vm_net_peer_send(&peer, 1000, i);
         vm_net_guest_send(&guest, NULL, frame, 1000);
     }
@@ -174,27 +231,27 @@ static int64_t send_a_burst(void)
     } while (now.in.frames - before.in.frames < 50 || now.out.frames - before.out.frames < 50);
     took = reactor_now() - since;
     /* No more than the burst, and what has come since. */
-    assert_in_range(now.in.frames - before.in.frames, 50, 52 + took / MS);
-    assert_in_range(now.out.frames - before.out.frames, 50, 52 + took / MS);
-    while (now.in.frames - before.in.frames < 100 || now.out.frames - before.out.frames < 100) {
+    assert_in_range(now.in.frames - before.in.frames, 50, 52 + took / (5 * MS));
+    assert_in_range(now.out.frames - before.out.frames, 50, 52 + took / (5 * MS));
+    while (now.in.frames - before.in.frames < 60 || now.out.frames - before.out.frames < 60) {
         step(true);
         now = vm_net_guest_counts(&guest);
     }
-    assert_in_range(reactor_now() - since, 48 * MS, 20 * SECOND); /* the others took their time */
+    assert_in_range(reactor_now() - since, 45 * MS, 20 * SECOND); /* the others took their time */
     return took;
 }
 
 static void test_a_burst_passes_once_and_is_refilled(void **state)
 {
-    const struct limit_setting limit = {1000000, 50000};
+    const struct limit_setting limit = {200000, 50000};
     bool good = false;
 
     (void)state;
     for (unsigned attempt = 0; attempt < ATTEMPTS && !good; attempt++) {
         begin(limit, limit);
-        good = send_a_burst() < 25 * MS; /* at the rate it would be 50 */
-        (void)rest(60 * MS);             /* 50 fill it */
-        good = send_a_burst() < 25 * MS && good;
+        good = send_a_burst() < 100 * MS; /* at the rate it would be 250 */
+        (void)rest(260 * MS);             /* 250 fill it */
+        good = send_a_burst() < 100 * MS && good;
         end();
     }
     assert_true(good);
@@ -266,8 +323,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
-        TEST(test_rates_are_kept_both_ways),    TEST(test_a_burst_passes_once_and_is_refilled),
-        TEST(test_other_limits_hold_at_once),   TEST(test_a_wait_is_as_long_as_the_new_limit_says),
+        TEST(test_rates_are_kept_both_ways),
+        TEST(test_a_late_thread_costs_no_rate),
+        TEST(test_a_burst_passes_once_and_is_refilled),
+        TEST(test_other_limits_hold_at_once),
+        TEST(test_a_wait_is_as_long_as_the_new_limit_says),
         TEST(test_waiting_for_a_limit_is_idle),
     };
 

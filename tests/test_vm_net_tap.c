@@ -458,6 +458,20 @@ static void test_a_tap_that_is_removed_is_a_link_that_is_down(void **state)
     assert_int_equal(vm_net_guest_reap(&guest), 1);
 }
 
+/* Without buffers the device does not wait for frames: it hears of it by sending. */
+static void test_a_removed_tap_is_noticed_by_sending(void **state)
+{
+    (void)state;
+    begin(0, false, EVENTS, 0);
+    host_sends(100, 1);
+    vm_rig_settle(&rig);
+    vm_netns_remove(TAP);
+    vm_rig_settle(&rig);
+    send_numbered(100, 2);
+    vm_net_guest_await_link(&guest, false);
+    assert_int_equal(vm_net_guest_counts(&guest).out.drops, 1);
+}
+
 static void test_a_tap_that_is_set_down_loses_frames_and_comes_again(void **state)
 {
     (void)state;
@@ -562,6 +576,7 @@ int main(void)
         TEST(test_segmentation_without_checksums_is_no_choice),
         TEST(test_the_mtu_is_the_taps_and_holds),
         TEST(test_a_tap_that_is_removed_is_a_link_that_is_down),
+        TEST(test_a_removed_tap_is_noticed_by_sending),
         TEST(test_a_tap_that_is_set_down_loses_frames_and_comes_again),
         TEST(test_a_tap_that_cannot_be_had_is_explained),
         TEST(test_the_owner_of_a_tap_needs_no_rights),

@@ -239,6 +239,18 @@ static void test_it_stands_while_it_is_set(void **state)
     assert_int_equal(in(SECONDS), 0x59);
 }
 
+static void test_it_stands_while_its_divider_is_reset(void **state)
+{
+    (void)state;
+    out(A, 0x66);
+    host.tv_sec += 100;
+    assert_time(0x23, 0x59, 0x58);
+    out(A, 0x26);
+    assert_int_equal(in(SECONDS), 0x58);
+    host.tv_nsec += 500000000;
+    assert_int_equal(in(SECONDS), 0x59);
+}
+
 static void test_it_is_set_in_binary_and_twelve_hours(void **state)
 {
     (void)state;
@@ -279,6 +291,13 @@ static void test_what_is_no_date_is_one_nevertheless(void **state)
     out(DAY, 0x31);
     out(B, H24);
     assert_date(0x20, 0x24, 0x05, 0x01);
+    out(B, SET | H24); /* before the year 0 */
+    out(CENTURY, 0);
+    out(YEAR, 0);
+    out(MONTH, 0);
+    out(DAY, 0);
+    out(B, H24);
+    assert_date(0x00, 0x99, 0x11, 0x30);
     for (unsigned value = 0; value < 256; value++) {
         for (unsigned index = 0; index < 128; index++)
             out(index, index == B ? value & SET : index == A ? value & 0x7f : value);
@@ -401,6 +420,7 @@ int main(void)
         TEST(test_both_ports_at_once),
         TEST(test_what_linux_sets_is_shown_from_half_a_second_on),
         TEST(test_it_stands_while_it_is_set),
+        TEST(test_it_stands_while_its_divider_is_reset),
         TEST(test_it_is_set_in_binary_and_twelve_hours),
         TEST(test_a_register_written_while_it_runs_counts_at_once),
         TEST(test_what_is_no_date_is_one_nevertheless),

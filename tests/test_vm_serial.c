@@ -413,15 +413,31 @@ static void test_no_input_is_lost_when_the_guest_is_slow(void **state)
     assert_int_equal(kit.rooms, 4);
 }
 
+static void test_who_was_refused_is_told_of_room(void **state)
+{
+    static const uint8_t bytes[VM_SERIAL_QUEUE + 1];
+
+    (void)state;
+    assert_int_equal(vm_serial_input(kit.serial, bytes, sizeof(bytes)), VM_SERIAL_QUEUE);
+    for (unsigned i = 0; i < VM_SERIAL_QUEUE; i++) {
+        assert_int_equal(kit.rooms, i >= VM_SERIAL_QUEUE / 2 - 1); /* one is in the chip */
+        in(DATA);
+    }
+    assert_int_equal(vm_serial_input(kit.serial, bytes, VM_SERIAL_QUEUE), VM_SERIAL_QUEUE);
+    for (unsigned i = 0; i < VM_SERIAL_QUEUE; i++)
+        in(DATA);
+    assert_int_equal(kit.rooms, 1); /* all was taken: nobody waits */
+}
+
 /* ---- the interrupt ---- */
 
 static void test_reasons_come_by_their_priority(void **state)
 {
     (void)state;
     out(FCR, 0);
-    out(MCR, LOOP | OUT2);
-    in(MSR);
     out(MCR, LOOP);
+    in(MSR);
+    out(MCR, LOOP | OUT2);
     out(DATA, 'a');
     out(DATA, 'b');
     out(IER, 0x0f);
@@ -596,6 +612,7 @@ int main(void)
         TEST(test_without_fifos_bytes_come_one_by_one),
         TEST(test_clearing_the_fifo_loses_what_it_has_and_no_more),
         TEST(test_no_input_is_lost_when_the_guest_is_slow),
+        TEST(test_who_was_refused_is_told_of_room),
         TEST(test_reasons_come_by_their_priority),
         TEST(test_out2_is_the_switch_of_the_interrupt),
         TEST(test_a_suspended_port_goes_on),

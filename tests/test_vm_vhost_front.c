@@ -441,9 +441,10 @@ static void test_news_that_are_nonsense_are_refused(void **state)
         assert_int_equal(take_news(&changed), VDISK_E_MALFORMED);
         hang_up();
     }
-    vhost_front_patience(&front, SECOND / 50);
+    vhost_front_patience(&front, 10 * SECOND);
     assert_int_equal(set_up(), 0);
     assert_int_equal(backend_say(&backend, nonsense[0], 5), 0);
+    vhost_front_patience(&front, SECOND / 50);
     assert_int_equal(take_news(&changed), -ETIMEDOUT);
     backend_drop(&backend);
     vhost_front_patience(&front, 10 * SECOND);

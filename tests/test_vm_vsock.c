@@ -53,11 +53,13 @@ static int tear_down(void **state)
     return 0;
 }
 
-/* For the rest of the test. */
+/* For the rest of the test; 0: as it is. */
 static void with_timeouts(int64_t handshake, int64_t answer)
 {
-    vsock.options.handshake_timeout = handshake;
-    vsock.options.answer_timeout = answer;
+    if (handshake)
+        vsock.options.handshake_timeout = handshake;
+    if (answer)
+        vsock.options.answer_timeout = answer;
     vm_vsock_replace(&vsock);
 }
 
@@ -505,7 +507,7 @@ static void test_more_than_a_round_needs_no_second_kick(void **state)
     (void)vm_driver_kick(&vsock.driver, VM_VSOCK_QUEUE_RX);
     vm_vsock_say(&vsock, &(struct vm_vsock_end){GUEST, PORT, .alloc = 65536},
                  VIRTIO_VSOCK_OP_REQUEST, 0);
-    int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    int fd = vm_vsock_program(listener);
 
     vm_vsock_put(fd, vm_vsock_pattern, 20000);
     vm_rig_settle(&vsock.rig);

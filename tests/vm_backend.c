@@ -249,6 +249,7 @@ static void obey(struct backend *backend, struct vhost_message *message)
         break;
     case VHOST_SET_MEM_TABLE:
         seen->table = message->table;
+        seen->tables++;
         break;
     case VHOST_GET_INFLIGHT_FD:
         get_inflight(backend, message);
@@ -316,7 +317,7 @@ static void begin(struct backend *backend)
     memset(&backend->seen, 0, sizeof(backend->seen));
     for (unsigned i = 0; i < BACKEND_QUEUES; i++)
         backend->seen.queue[i].kick = backend->seen.queue[i].call = backend->seen.queue[i].err = -1;
-    backend->connection = accept4(backend->listener, NULL, NULL, SOCK_CLOEXEC);
+    backend->connection = accept(backend->listener, NULL, NULL);
     backend->connections++;
     backend_unlock(backend);
 }

@@ -46,7 +46,7 @@ struct backend_seen {
     struct vhost_wire_inflight inflight;
     uint8_t written[VHOST_CONFIG_MAX]; /* by SET_CONFIG */
     uint32_t written_at, written_bytes;
-    unsigned resets;
+    unsigned resets, tables; /* how often these were said */
     struct backend_queue queue[BACKEND_QUEUES];
 };
 

@@ -36,7 +36,7 @@ size_t vm_kit_linux(uint8_t file[VM_KIT_KERNEL_MAX], const uint8_t *code, size_t
         .init_size = VM_KIT_LINUX_ROOM,
     };
 
-    assert_true(size <= VM_KIT_CODE_MAX);
+    assert_true(size <= VM_KIT_PAYLOAD_MAX);
     memset(file, 0, VM_KIT_KERNEL_MAX);
     memcpy(file + 0x1f1, &header, sizeof(header));
     memcpy(file + VM_KIT_LINUX_CODE, code, size);
@@ -76,7 +76,7 @@ size_t vm_kit_pvh(uint8_t file[VM_KIT_KERNEL_MAX], const uint8_t *code, size_t s
     };
     size_t notes;
 
-    assert_true(size <= VM_KIT_CODE_MAX);
+    assert_true(size <= VM_KIT_PAYLOAD_MAX);
     memset(file, 0, VM_KIT_KERNEL_MAX);
     notes = put_note(file + VM_KIT_PVH_NOTES, "Linux", 18, 0x12345678);
     notes += put_note(file + VM_KIT_PVH_NOTES + notes, "Xen", 18, (uint32_t)VM_KIT_PVH_AT);

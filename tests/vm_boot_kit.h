@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #define VM_KIT_KERNEL_MAX   16384u
-#define VM_KIT_CODE_MAX     12288u
+#define VM_KIT_PAYLOAD_MAX  12288u
 
 /* Where things are in the files, and where they go. */
 #define VM_KIT_LINUX_CODE   (1024u + 512u) /* in a bzImage: the 64-bit entry */

@@ -96,6 +96,15 @@ GUEST(memory, VM_ENTRY_LONG, "64",
       "    movb $0xfe, (%rbx)\n"
       STOP)
 
+GUEST(reads, VM_ENTRY_LONG, "64",
+      "    mov $0xd0000010, %ebx\n"
+      "    mov $0x500, %dx\n"
+      "1:  in %dx, %al\n"
+      "    out %al, %dx\n"
+      "    mov (%rbx), %al\n"
+      "    out %al, %dx\n"
+      "    jmp 1b\n")
+
 GUEST(nobody, VM_ENTRY_LONG, "64",
       "    mov $0x1234, %dx\n"
       "    mov $0xd0000010, %ebx\n"
@@ -316,6 +325,22 @@ GUEST(ioapic, VM_ENTRY_LONG, "64",
       HANDLER_LONG(6, 0x54)
       GATES_AT)
 
+GUEST(chips, VM_ENTRY_LONG, "64",
+      "    mov $0xfec00000, %ecx\n"
+      "    xor %eax, %eax\n"
+      "    in $0x21, %al\n"
+      REPORT32
+      "    movl $0x38, (%rcx)\n"
+      "    movl 0x10(%rcx), %eax\n"
+      REPORT32
+      "    movl $0x54, 0x10(%rcx)\n"
+      "    mov $0x5a, %al\n"
+      "    out %al, $0x21\n"
+      "    xor %eax, %eax\n"
+      "    in $0x21, %al\n"
+      REPORT32
+      STOP)
+
 GUEST(timers, VM_ENTRY_LONG, "64",
       GATES
       GATE(0x20, 5f)
@@ -498,3 +523,136 @@ GUEST(asks, VM_ENTRY_REAL, "16",
       "    cmp %edi, 0\n"
       "    je 8b\n"
       "    jmp 7b\n")
+
+/* ---- going on ---- */
+
+#define REGISTER(at, value) "    movl $" #value ", " #at "(%rbx)\n"
+
+GUEST(draws, VM_ENTRY_LONG, "64",
+      "    mov $0xd0000000, %ebx\n"
+      REGISTER(0x70, 0)
+      REGISTER(0x70, 1)
+      REGISTER(0x70, 3)
+      REGISTER(0x24, 1) /* VERSION_1 */
+      REGISTER(0x20, 1)
+      REGISTER(0x70, 0xb)
+      REGISTER(0x30, 0)
+      REGISTER(0x38, 8)
+      REGISTER(0x80, 0x20000)
+      REGISTER(0x84, 0)
+      REGISTER(0x90, 0x21000)
+      REGISTER(0x94, 0)
+      REGISTER(0xa0, 0x22000)
+      REGISTER(0xa4, 0)
+      REGISTER(0x44, 1)
+      REGISTER(0x70, 0xf)
+      /* one descriptor, always the same */
+      "    movq $0x23000, 0x20000\n"
+      "    movl $8, 0x20008\n"
+      "    movw $2, 0x2000c\n"
+      "    xor %esi, %esi\n"
+      "1:  inc %esi\n"
+      "    incl 0x24000\n"
+      "    movq $0, 0x23000\n"
+      "    mov %si, 0x21002\n"
+      REGISTER(0x50, 0)
+      "2:  pause\n"
+      "    cmp %si, 0x22002\n"
+      "    jne 2b\n"
+      "    mov %esi, %eax\n"
+      REPORT32
+      "    mov 0x24000, %eax\n"
+      REPORT32
+      "    mov 0x23000, %eax\n"
+      REPORT32
+      "    jmp 1b\n")
+
+GUEST(spells, VM_ENTRY_LONG, "64",
+      "    xor %ecx, %ecx\n"
+      "    movl $0, 0x40000\n"
+      "1:  mov $'!', %al\n"
+      "    cmp %ecx, 0x40000\n"
+      "    jne 8f\n"
+      "    lea 'a'(%rcx), %eax\n"
+      "    mov $0x3f8, %dx\n"
+      "    out %al, %dx\n"
+      "    inc %ecx\n"
+      "    cmp $26, %ecx\n"
+      "    jb 2f\n"
+      "    xor %ecx, %ecx\n"
+      "2:  mov %ecx, 0x40000\n"
+      "    rdtsc\n"
+      "    mov %eax, %edi\n"
+      "3:  pause\n"
+      "    rdtsc\n"
+      "    sub %edi, %eax\n"
+      "    cmp $2000000, %eax\n"
+      "    jb 3b\n"
+      "    jmp 1b\n"
+      "8:  mov $0x3f8, %dx\n"
+      "    out %al, %dx\n"
+      STOP)
+
+#define FIELD(at, value) "    movl $" #value ", " #at "\n"
+
+GUEST(writes, VM_ENTRY_LONG, "64",
+      "    mov $0xd0000000, %ebx\n"
+      REGISTER(0x70, 0)
+      REGISTER(0x70, 1)
+      REGISTER(0x70, 3)
+      REGISTER(0x24, 1) /* VERSION_1 */
+      REGISTER(0x20, 1)
+      REGISTER(0x70, 0xb)
+      REGISTER(0x30, 0)
+      REGISTER(0x38, 8)
+      REGISTER(0x80, 0x50000)
+      REGISTER(0x84, 0)
+      REGISTER(0x90, 0x51000)
+      REGISTER(0x94, 0)
+      REGISTER(0xa0, 0x52000)
+      REGISTER(0xa4, 0)
+      REGISTER(0x44, 1)
+      REGISTER(0x70, 0xf)
+      /* what is asked for, the sector, the answer: always the same */
+      FIELD(0x50000, 0x53000)
+      FIELD(0x50008, 16)
+      FIELD(0x5000c, 0x10001)
+      FIELD(0x50010, 0x53200)
+      FIELD(0x50018, 512)
+      FIELD(0x5001c, 0x20001)
+      FIELD(0x50020, 0x53100)
+      FIELD(0x50028, 1)
+      FIELD(0x5002c, 2)
+      FIELD(0x53000, 1) /* VIRTIO_BLK_T_OUT */
+      FIELD(0x53008, 1)
+      "    xor %ebp, %ebp\n"
+      "    xor %ecx, %ecx\n"
+      "1:  inc %ebp\n"
+      "    mov %ebp, 0x53200\n"
+      "    movb $0xff, 0x53100\n"
+      "    mov %bp, 0x51002\n"
+      REGISTER(0x50, 0)
+      "2:  pause\n"
+      "    cmp %bp, 0x52002\n"
+      "    jne 2b\n"
+      "    mov $'!', %al\n"
+      "    cmpb $0, 0x53100\n"
+      "    jne 8f\n"
+      "    lea 'a'(%rcx), %eax\n"
+      "    mov $0x3f8, %dx\n"
+      "    out %al, %dx\n"
+      "    inc %ecx\n"
+      "    cmp $26, %ecx\n"
+      "    jb 4f\n"
+      "    xor %ecx, %ecx\n"
+      "4:  rdtsc\n"
+      "    mov %eax, %edi\n"
+      "3:  pause\n"
+      "    rdtsc\n"
+      "    sub %edi, %eax\n"
+      "    cmp $2000000, %eax\n"
+      "    jb 3b\n"
+      "    jmp 1b\n"
+      "8:  mov $0x3f8, %dx\n"
+      "    out %al, %dx\n"
+      STOP)

@@ -50,6 +50,10 @@ extern const struct vm_guest vm_guest_timers;
  * not 0, and then reports what is in them (8 bytes, to memory). */
 #define VM_GUEST_HELD 8u
 extern const struct vm_guest vm_guest_holds;
+/* Reads a byte of a port, then one of memory, and again; reports each, as a byte. */
+extern const struct vm_guest vm_guest_reads;
+/* Reports the first PIC's mask and a pin of the I/O APIC, and changes both. */
+extern const struct vm_guest vm_guest_chips;
 /* Starts all others; each reports its APIC id. */
 extern const struct vm_guest vm_guest_starts_others;
 /* A triple fault. */
@@ -58,6 +62,16 @@ extern const struct vm_guest vm_guest_triple_fault;
 extern const struct vm_guest vm_guest_all_fault;
 /* Jumps to where no memory is, which KVM cannot do for it. */
 extern const struct vm_guest vm_guest_leaves_memory;
+/* Draws 8 bytes of the random device at slot 0, again and again; each time it reports how often
+ * that was by a register, the same by memory, and the first 4 of the bytes. */
+extern const struct vm_guest vm_guest_draws;
+/* Says the alphabet on the serial port, again and again, a letter each 2,000,000 ticks of the TSC.
+ * It counts in a register and in memory, and says `!` and no more when they differ. It can be
+ * anywhere. */
+extern const struct vm_guest vm_guest_spells;
+/* The same without memory, after each write to the drive at slot 0, of which sector 1 begins with
+ * how many there were (4 bytes); `!` when one fails. */
+extern const struct vm_guest vm_guest_writes;
 /* Writes 3, then 4, to VM_KIT_MMIO + 0x50, and reports 1. */
 extern const struct vm_guest vm_guest_kicks;
 

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,6 +64,13 @@ static void read_any(void *opaque, uint64_t offset, uint8_t *data, unsigned size
 
     (void)offset;
     pthread_mutex_lock(&kit->lock);
+    if (kit->dwell) {
+        kit->dwelling++;
+        pthread_cond_broadcast(&kit->changed);
+        pthread_mutex_unlock(&kit->lock);
+        (void)poll(NULL, 0, PATIENCE * 1000); /* a signal ends it */
+        pthread_mutex_lock(&kit->lock);
+    }
     for (unsigned i = 0; i < size; i++)
         data[i] = (uint8_t)++kit->reads;
     pthread_mutex_unlock(&kit->lock);
@@ -116,42 +124,48 @@ void vm_kit_free(struct vm_kit *kit)
     free(kit);
 }
 
-static void put(struct vm_kit *kit, uint64_t at, uint64_t value)
+static void put(const struct vm_memory *memory, uint64_t at, uint64_t value)
 {
-    memcpy(vm_memory_at(&kit->memory, at, sizeof(value)), &value, sizeof(value));
+    memcpy(vm_memory_at(memory, at, sizeof(value)), &value, sizeof(value));
 }
 
 /* All addresses below 4 GiB as they are, in large pages. */
-static void make_tables(struct vm_kit *kit)
+static void make_tables(const struct vm_memory *memory)
 {
     uint64_t top = VM_BOOT_TABLES, middle = top + 0x1000, low = top + 0x2000;
 
-    put(kit, top, middle | 3);
+    put(memory, top, middle | 3);
     for (unsigned i = 0; i < 4; i++)
-        put(kit, middle + i * 8, (low + i * UINT64_C(0x1000)) | 3);
+        put(memory, middle + i * 8, (low + i * UINT64_C(0x1000)) | 3);
     for (uint64_t i = 0; i < 4 * UINT64_C(512); i++)
-        put(kit, low + i * 8, i << 21 | 0x83);
+        put(memory, low + i * 8, i << 21 | 0x83);
 }
 
-void vm_kit_load(struct vm_kit *kit, const struct vm_guest *guest)
+struct vm_entry vm_kit_place(const struct vm_memory *memory, const struct vm_guest *guest)
 {
     size_t size = (size_t)(guest->end - guest->begin);
     const uint64_t gdt = VM_KIT_GDT;
-    struct vm_entry entry = {
+
+    assert_true(size <= VM_KIT_CODE_MAX);
+    memcpy(vm_memory_at(memory, VM_KIT_CODE, size), guest->begin, size);
+    make_tables(memory);
+    put(memory, gdt + 0x10,
+        guest->kind == VM_ENTRY_LONG ? UINT64_C(0x00af9b000000ffff) : UINT64_C(0x00cf9b000000ffff));
+    put(memory, gdt + 0x18, UINT64_C(0x00cf93000000ffff));
+    return (struct vm_entry){
         .kind = guest->kind,
         .address = VM_KIT_CODE,
         .argument = VM_KIT_ARGUMENT,
         .tables = VM_BOOT_TABLES,
         .gdt = gdt,
     };
+}
+
+void vm_kit_load(struct vm_kit *kit, const struct vm_guest *guest)
+{
+    const struct vm_entry entry = vm_kit_place(&kit->memory, guest);
     struct vdisk_error error = {0};
 
-    assert_true(size <= VM_KIT_CODE_MAX);
-    memcpy(vm_memory_at(&kit->memory, VM_KIT_CODE, size), guest->begin, size);
-    make_tables(kit);
-    put(kit, gdt + 0x10,
-        guest->kind == VM_ENTRY_LONG ? UINT64_C(0x00af9b000000ffff) : UINT64_C(0x00cf9b000000ffff));
-    put(kit, gdt + 0x18, UINT64_C(0x00cf93000000ffff));
     if (vm_machine_prepare(kit->machine, &entry, &error))
         fail_msg("%s", error.text);
 }
@@ -191,6 +205,26 @@ void vm_kit_wait(struct vm_kit *kit, unsigned reports)
 void vm_kit_wait_event(struct vm_kit *kit)
 {
     wait_for(kit, UINT32_MAX, 1);
+}
+
+void vm_kit_wait_reports(struct vm_kit *kit, unsigned reports)
+{
+    wait_for(kit, reports, UINT32_MAX);
+}
+
+void vm_kit_stop_in_read(struct vm_kit *kit)
+{
+    pthread_mutex_lock(&kit->lock);
+    kit->dwell = true;
+    kit->dwelling = 0;
+    pthread_mutex_unlock(&kit->lock);
+    assert_int_equal(vm_machine_start(kit->machine), 0);
+    pthread_mutex_lock(&kit->lock);
+    while (kit->dwelling == 0)
+        pthread_cond_wait(&kit->changed, &kit->lock);
+    kit->dwell = false;
+    pthread_mutex_unlock(&kit->lock);
+    vm_machine_stop(kit->machine);
 }
 
 unsigned vm_kit_count(struct vm_kit *kit)

@@ -29,6 +29,8 @@ struct vm_kit {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     unsigned count, reads;
+    unsigned dwelling; /* reads that wait */
+    bool dwell;        /* a read waits until its processor is told to stop */
     struct vm_kit_report report[VM_KIT_REPORTS];
     unsigned events;
     enum vm_event event;
@@ -42,6 +44,8 @@ bool vm_kit_usable(void);
 struct vm_kit *vm_kit_new(unsigned cpus);
 void vm_kit_free(struct vm_kit *kit);
 
+/* Puts a guest into any RAM. How it begins. */
+struct vm_entry vm_kit_place(const struct vm_memory *memory, const struct vm_guest *guest);
 /* Puts the guest into RAM, prepares the machine for it. */
 void vm_kit_load(struct vm_kit *kit, const struct vm_guest *guest);
 /* The same, and starts it. */
@@ -50,6 +54,11 @@ void vm_kit_run(struct vm_kit *kit, const struct vm_guest *guest);
 /* Waits until there are so many reports, or an event. Fails the test after some seconds. */
 void vm_kit_wait(struct vm_kit *kit, unsigned reports);
 void vm_kit_wait_event(struct vm_kit *kit);
+/* Until there are so many reports, whatever events. */
+void vm_kit_wait_reports(struct vm_kit *kit, unsigned reports);
+/* The next read of the device waits until its processor is told to stop: lets the machine run, and
+ * stops it there. */
+void vm_kit_stop_in_read(struct vm_kit *kit);
 /* The number of reports; value of one. */
 unsigned vm_kit_count(struct vm_kit *kit);
 uint64_t vm_kit_value(struct vm_kit *kit, unsigned n);

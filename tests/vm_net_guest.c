@@ -18,10 +18,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define IN         0u
-#define OUT        1u
-#define SLOT_BYTES 4096u /* larger frames get memory of their own */
-#define PATIENCE   (INT64_C(20) * 1000000000)
+#define IN       0u
+#define OUT      1u
+#define PATIENCE (INT64_C(20) * 1000000000)
 
 void vm_net_frame(uint8_t *frame, size_t length, unsigned number)
 {
@@ -48,7 +47,7 @@ void vm_net_guest_open(struct vm_net_guest *guest, struct vm_rig *rig,
     if (virtio_net_new(options, &rig->memory, rig->reactor, &device, &error))
         fail_msg("%s", error.text);
     vm_driver_open(&guest->driver, rig, device);
-    guest->out_at = vm_driver_alloc(&guest->driver, VM_NET_SIZE * SLOT_BYTES);
+    guest->out_at = vm_driver_alloc(&guest->driver, VM_NET_SIZE * VM_NET_SLOT);
 }
 
 void vm_net_guest_close(struct vm_net_guest *guest)
@@ -83,10 +82,10 @@ void vm_net_guest_send(struct vm_net_guest *guest, const struct virtio_net_hdr_v
     static const struct virtio_net_hdr_v1 none;
     uint16_t slot = guest->driver.queue[OUT].free;
     uint32_t bytes = VM_NET_HEADER + (uint32_t)length;
-    struct vm_buffer buffer = {guest->out_at + slot * SLOT_BYTES, bytes, false};
+    struct vm_buffer buffer = {guest->out_at + slot * VM_NET_SLOT, bytes, false};
     uint8_t *at;
 
-    if (bytes > SLOT_BYTES)
+    if (bytes > VM_NET_SLOT)
         buffer.guest = vm_driver_alloc(&guest->driver, bytes);
     at = vm_driver_at(&guest->driver, buffer.guest, bytes);
     memcpy(at, header ? header : &none, VM_NET_HEADER);
@@ -213,6 +212,7 @@ void vm_net_peer_listen(struct vm_net_peer *peer, struct vm_rig *rig, const char
 void vm_net_peer_accept(struct vm_net_peer *peer)
 {
     await(peer->rig, peer->listening, POLLIN);
+    // cppcheck-suppress nullPointer ; nobody asks for the address
     peer->fd = accept4(peer->listening, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     assert_true(peer->fd >= 0);
 }

@@ -14,6 +14,7 @@
 #define VM_NET_SIZE      256u /* descriptors of a queue */
 #define VM_NET_FRAME_MAX 65553u
 #define VM_NET_HEADER    12u
+#define VM_NET_SLOT      16384u  /* bytes; larger frames get memory of their own */
 #define VM_NET_TYPE      0x88b5u /* of Ethernet, for experiments */
 #define VM_NET_BIT(x)    (UINT64_C(1) << (x))
 

@@ -87,6 +87,8 @@ int vm_vsock_accept(struct vm_vsock *vsock, struct vm_vsock_end *end, uint32_t g
 
 /* Listens at FOLDER/vsock_PORT. */
 int vm_vsock_listen(const struct vm_vsock *vsock, uint32_t port);
+/* The socket that the next program there has. */
+int vm_vsock_program(int listener);
 /* Connects to FOLDER/vsock. */
 int vm_vsock_dial(const struct vm_vsock *vsock);
 void vm_vsock_await(struct vm_vsock *vsock, int fd, short events);

@@ -3,10 +3,12 @@
  * vdisk ctl: a request to a running vdiskd, over its management socket (docs/control.md).
  */
 #include "commands.h"
+#include "ctl_client.h"
 #include "options.h"
 #include "report.h"
 #include "rundir.h"
 #include "sizes.h"
+#include "suspend.h"
 #include "textformat.h"
 
 #include "vdisk/vdisk.h"
@@ -19,12 +21,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #define DEFAULT_SOCKET "/run/vdiskd/control/socket"
-#define REPLY_MAX      (64u << 20)
 
 struct ctl {
     const char *socket, *key_file, *passphrase_file, *identity, *recipient;
@@ -159,6 +158,26 @@ static int build_for_machine(const struct ctl *ctl, char **operands, int count, 
     return status == OPTIONS_GO_ON ? set_limit(root, "out", ctl->out) : status;
 }
 
+static int suspend(const struct ctl *ctl, char **operands, int count)
+{
+    const struct suspend_options options = {
+        .guest = ctl->vm,
+        .file = operands[1],
+        .key = {.prefix = "",
+                .key_file = ctl->key_file,
+                .passphrase_file = ctl->passphrase_file,
+                .identity = ctl->identity,
+                .recipient = ctl->recipient},
+        .quiet = ctl->quiet,
+    };
+
+    if (!ctl->vm)
+        return report_usage("ctl", "suspend is for a guest of `vdisk run`: give --vm NAME");
+    if (count != 2)
+        return report_usage("ctl", "suspend wants a FILE, which it makes");
+    return suspend_guest(&options);
+}
+
 /* Into `path`: of the machine itself, or of the vdiskd that its drives are on. */
 static int find_machine(struct ctl *ctl, const char *command, char path[RUNDIR_BYTES + 16])
 {
@@ -243,65 +262,7 @@ static int build(const struct ctl *ctl, char **operands, int count, json_t *root
     return status == OPTIONS_GO_ON ? set_limits(ctl, operands[0], root) : status;
 }
 
-/* ---- the socket ---- */
-
-static int send_request(int fd, const char *text, int key)
-{
-    _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {0};
-    struct iovec vector = {(void *)(uintptr_t)text, strlen(text)};
-    struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1};
-
-    if (key >= 0) {
-        message.msg_control = control;
-        message.msg_controllen = sizeof(control);
-        struct cmsghdr *part = CMSG_FIRSTHDR(&message);
-        part->cmsg_level = SOL_SOCKET;
-        part->cmsg_type = SCM_RIGHTS;
-        part->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(part), &key, sizeof(int));
-    }
-    while (vector.iov_len) {
-        ssize_t sent = sendmsg(fd, &message, MSG_NOSIGNAL);
-
-        if (sent < 0)
-            return -errno;
-        vector.iov_base = (char *)vector.iov_base + sent;
-        vector.iov_len -= (size_t)sent;
-        message.msg_control = NULL;
-        message.msg_controllen = 0;
-    }
-    return 0;
-}
-
-/* The reply's line, or NULL. */
-static json_t *receive_reply(int fd)
-{
-    size_t have = 0, room = 4096;
-    char *line = malloc(room);
-    json_t *root = NULL;
-
-    while (line && have < REPLY_MAX) {
-        ssize_t got = recv(fd, line + have, room - have, 0);
-
-        if (got <= 0)
-            break;
-        have += (size_t)got;
-        if (line[have - 1] == '\n') {
-            root = json_loadb(line, have, 0, NULL);
-            break;
-        }
-        if (have == room) {
-            char *wider = realloc(line, 2 * room);
-
-            if (!wider)
-                break;
-            line = wider;
-            room *= 2;
-        }
-    }
-    free(line);
-    return root;
-}
+/* ---- the reply ---- */
 
 static int exit_status(const char *code)
 {
@@ -332,38 +293,21 @@ static int conclude(const struct ctl *ctl, json_t *reply)
     return status;
 }
 
-static int converse(const struct ctl *ctl, json_t *root, int key)
+static int converse(const struct ctl *ctl, const json_t *root, int key)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    char *text = json_dumps(root, JSON_COMPACT), *line = NULL;
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), status;
-    json_t *reply = NULL;
+    struct vdisk_error error = {.code = 0};
+    int status, fd = ctl_send(ctl->socket, root, key, &error);
+    json_t *reply;
 
-    if (strlen(ctl->socket) >= sizeof(address.sun_path)) {
-        status = report_usage("ctl", "--socket: longer than the name of a socket may be");
-        goto out;
-    }
-    memcpy(address.sun_path, ctl->socket, strlen(ctl->socket) + 1);
-    if (!text || fd < 0 || asprintf(&line, "%s\n", text) < 0) {
-        status = report_text(NULL, -ENOMEM, "the request cannot be made: its words must be UTF-8");
-        goto out;
-    }
-    int rc = connect(fd, (struct sockaddr *)&address, sizeof(address)) ? -errno : 0;
-    if (rc == 0)
-        rc = send_request(fd, line, key);
-    if (rc) {
-        status = report(ctl->socket, rc, NULL);
-        goto out;
-    }
-    reply = receive_reply(fd);
+    if (fd == -ENAMETOOLONG)
+        return report_usage("ctl", "--socket: longer than the name of a socket may be");
+    if (fd < 0)
+        return report(fd == -EINVAL ? NULL : ctl->socket, fd, &error);
+    reply = ctl_receive(fd);
     status = reply ? conclude(ctl, reply)
                    : report_text(ctl->socket, -EIO, "the daemon ended the connection");
-out:
     json_decref(reply);
-    if (fd >= 0)
-        close(fd);
-    free(line);
-    free(text);
+    close(fd);
     return status;
 }
 
@@ -374,10 +318,11 @@ int cmd_ctl(int argc, char **argv)
         {"socket", OPTION_TEXT, &ctl.socket, "PATH",
          "of the daemon (" DEFAULT_SOCKET "), or of vdisk-vmm"},
         {"vm", OPTION_TEXT, &ctl.vm, "NAME", "a guest of `vdisk run`, or its vdiskd"},
-        {"key-file", OPTION_TEXT, &ctl.key_file, "FILE", "the key for export-add and key-add"},
+        {"key-file", OPTION_TEXT, &ctl.key_file, "FILE",
+         "the key for export-add, key-add, suspend"},
         {"passphrase-file", OPTION_TEXT, &ctl.passphrase_file, "FILE", "likewise"},
         {"identity", OPTION_TEXT, &ctl.identity, "FILE", "likewise, of export-add"},
-        {"recipient", OPTION_TEXT, &ctl.recipient, "PUBKEY", "likewise, of key-add"},
+        {"recipient", OPTION_TEXT, &ctl.recipient, "PUBKEY", "likewise, of key-add and suspend"},
         {"read-only", OPTION_FLAG, &ctl.read_only, NULL, "export-add: nobody may write"},
         {"snapshots", OPTION_FLAG, &ctl.snapshots, NULL, "export-add: also NAME@SNAPSHOT"},
         {"vhost-user", OPTION_TEXT, &ctl.vhost_user, "SOCKET",
@@ -410,7 +355,8 @@ int cmd_ctl(int argc, char **argv)
                  "limits-get, limits-set, group-list, group-limits-get GROUP, group-limits-set\n"
                  "GROUP, key-list, key-add, key-remove EXPORT SLOT, reload, shutdown.\n"
                  "Of a virtual machine: info, metrics, pause, resume, power-button, stop,\n"
-                 "balloon SIZE, limits NET; its drives are the exports drive0, drive1, ...",
+                 "balloon SIZE, limits NET, suspend FILE (with --vm; `vdisk run --restore` goes\n"
+                 "on with it); its drives are the exports drive0, drive1, ...",
         .min = 1,
         .max = 3,
         .groups = {own},
@@ -420,6 +366,8 @@ int cmd_ctl(int argc, char **argv)
 
     if (status != OPTIONS_GO_ON)
         return status;
+    if (strcmp(operands[0], "suspend") == 0)
+        return suspend(&ctl, operands, count);
     if (ctl.vm)
         status = find_machine(&ctl, operands[0], path);
     if (status != OPTIONS_GO_ON)

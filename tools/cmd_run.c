@@ -2,7 +2,8 @@
 /*
  * vdisk run: a guest on encrypted drives. Starts vdiskd with the images and vdisk-vmm with the
  * drives, and stays until the guest is off. If vdiskd ends before that it is started again, and the
- * guest sees nothing but a wait; so the key is kept until then.
+ * guest sees nothing but a wait; so the key is kept until then. A guest that was suspended is
+ * handed to vdisk-vmm by a pipe: what it is lies on the disk sealed alone.
  */
 #include "cgroup.h"
 #include "commands.h"
@@ -11,10 +12,12 @@
 #include "launch.h"
 #include "options.h"
 #include "report.h"
+#include "restore.h"
 #include "rundir.h"
 #include "sizes.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -32,6 +35,7 @@
 #define AGAIN_MS   200 /* between starts of vdiskd */
 #define DAEMON     "vdiskd"
 #define MONITOR    "vdisk-vmm"
+#define OWN_MAX    4u /* texts: three paths, a name */
 
 struct run {
     struct keyopt key;
@@ -46,6 +50,14 @@ struct run {
     char group[CGROUP_PATH_BYTES]; /* "": none */
     struct imagespec spec[DRIVES_MAX];
     unsigned count;
+    const char *restore; /* NULL: it boots */
+    struct keyopt restore_key;
+    struct statefile file; /* that is restored, while is_open */
+    bool is_open;
+    struct restore_guest was;
+    char memory_text[24], cpus_text[12];
+    char *own[OWN_MAX];
+    unsigned owned;
     struct rundir dir;
     int signals;
     pid_t daemon, monitor; /* 0: none */
@@ -137,7 +149,16 @@ static void add_text(struct launch *words, const char *name, const char *value)
         launch_add(words, "--%s=%s", name, value);
 }
 
-static int start_monitor(struct run *run)
+/* The firmware is the default, but for a guest that had neither that nor a kernel to go on with. */
+static const char *firmware_of(const struct run *run)
+{
+    if (run->kernel || run->firmware)
+        return run->kernel ? NULL : run->firmware;
+    return run->restore ? NULL : FIRMWARE;
+}
+
+/* `state` is where it reads what was suspended; -1: it boots. */
+static int start_monitor(struct run *run, int state)
 {
     struct launch words = {.count = 0};
 
@@ -146,7 +167,7 @@ static int start_monitor(struct run *run)
     add_text(&words, "kernel", run->kernel);
     add_text(&words, "initrd", run->initrd);
     add_text(&words, "command", run->command);
-    add_text(&words, "firmware", run->kernel ? NULL : run->firmware ? run->firmware : FIRMWARE);
+    add_text(&words, "firmware", firmware_of(run));
     add_text(&words, "memory", run->memory);
     add_text(&words, "cpus", run->cpus);
     for (unsigned i = 0; i < run->count; i++)
@@ -158,6 +179,8 @@ static int start_monitor(struct run *run)
     add_text(&words, "console", run->console);
     launch_add(&words, "--control=%s/vmm/socket", run->dir.path);
     add_text(&words, "user", run->user);
+    if (state >= 0)
+        launch_add(&words, "--restore=%d", state);
     launch_flag(&words, "quiet", run->quiet);
     run->monitor = start(MONITOR, run->group, &words);
     if (run->monitor > 0)
@@ -234,6 +257,73 @@ static int await_drives(struct run *run)
     return STATUS_DONE;
 }
 
+/* ---- a guest that was suspended ---- */
+
+/* All of it, unless nobody reads it any more: then its end says why. */
+static int put(struct run *run, int fd, const uint8_t *data, uint64_t length)
+{
+    struct pollfd wait[] = {{.fd = fd, .events = POLLOUT}, {.fd = run->signals, .events = POLLIN}};
+
+    while (length > 0) {
+        ssize_t done = write(fd, data, length);
+
+        if (done < 0 && errno == EPIPE)
+            return -EPIPE;
+        if (done < 0 && errno != EAGAIN && errno != EINTR)
+            return report(run->name, -errno, NULL);
+        if (done > 0) {
+            data += done;
+            length -= (uint64_t)done;
+            continue;
+        }
+        (void)poll(wait, 2, -1);
+        pass_signals(run);
+    }
+    return STATUS_DONE;
+}
+
+static int feed(struct run *run, int fd)
+{
+    uint8_t *piece = malloc(STATEFILE_PIECE);
+    int status = piece ? STATUS_DONE : report(NULL, -ENOMEM, NULL);
+    uint64_t length;
+
+    for (uint64_t at = 0; at < run->file.stream_bytes && status == STATUS_DONE; at += length) {
+        length = run->file.stream_bytes - at;
+        if (length > STATEFILE_PIECE)
+            length = STATEFILE_PIECE;
+        status = statefile_read(&run->file, at, piece, length);
+        if (status == STATUS_DONE)
+            status = put(run, fd, piece, length);
+    }
+    free(piece);
+    return status == -EPIPE ? STATUS_DONE : status;
+}
+
+/* It runs once it has read the end: what is damaged, or a signal, comes before its first step. */
+static int start_restored(struct run *run)
+{
+    int ends[2], status;
+
+    if (pipe2(ends, O_CLOEXEC))
+        return report(run->name, -errno, NULL);
+    (void)fcntl(ends[1], F_SETPIPE_SZ, (int)STATEFILE_PIECE);
+    (void)fcntl(ends[1], F_SETFL, O_NONBLOCK);
+    (void)fcntl(ends[0], F_SETFD, 0);
+    status = start_monitor(run, ends[0]);
+    close(ends[0]);
+    signal(SIGPIPE, SIG_IGN);
+    if (status == STATUS_DONE)
+        status = feed(run, ends[1]);
+    /* Before it sees an end of its own, and has something to say. */
+    if (status != STATUS_DONE && run->monitor)
+        (void)kill(run->monitor, SIGKILL);
+    close(ends[1]);
+    statefile_close(&run->file);
+    run->is_open = false;
+    return status;
+}
+
 static int supervise(struct run *run)
 {
     int ended, status;
@@ -300,7 +390,7 @@ static int run_guest(struct run *run)
     if (status == STATUS_DONE)
         status = await_drives(run);
     if (status == STATUS_DONE)
-        status = start_monitor(run);
+        status = run->restore ? start_restored(run) : start_monitor(run, -1);
     if (status == STATUS_DONE)
         status = supervise(run);
     (void)end(&run->monitor);
@@ -360,33 +450,124 @@ static int settle_shares(struct run *run)
     return STATUS_DONE;
 }
 
-static int prepare(struct run *run, const char *image, char **name)
+/* What was not said is as it was. */
+static int take_over(struct run *run)
+{
+    const struct restore_guest *was = &run->was;
+
+    if (!run->memory) {
+        (void)snprintf(run->memory_text, sizeof(run->memory_text), "%llu",
+                       (unsigned long long)was->memory);
+        run->memory = run->memory_text;
+    }
+    if (!run->cpus) {
+        (void)snprintf(run->cpus_text, sizeof(run->cpus_text), "%u", was->cpus);
+        run->cpus = run->cpus_text;
+    }
+    if (run->nets.count == 0)
+        run->nets = was->nets;
+    if (!run->name)
+        run->name = was->name;
+    if (!run->vsock)
+        run->vsock = was->vsock;
+    run->read_only |= was->read_only;
+    if (run->kernel || run->firmware)
+        return STATUS_DONE;
+    if (was->firmware) {
+        run->firmware = access(was->firmware, R_OK) == 0 ? was->firmware : FIRMWARE;
+    } else if (was->kernel && access(was->kernel, R_OK)) {
+        report_note(run->restore, "its kernel %s is gone: the guest goes on, but cannot begin anew",
+                    was->kernel);
+    } else {
+        run->kernel = was->kernel;
+        run->initrd = was->initrd;
+        run->command = was->command;
+    }
+    return STATUS_DONE;
+}
+
+static int open_restored(struct run *run)
+{
+    struct held_key own = {.prompted = false};
+    bool has_own = keyopt_is_given(&run->restore_key, KEYOPT_OPEN_NAMED);
+    int status = STATUS_DONE;
+
+    if (has_own)
+        status = keyopt_load(&run->restore_key, KEYOPT_OPEN_NAMED, "run", run->restore, &own);
+    if (status == STATUS_DONE)
+        status = statefile_open(run->restore, has_own ? &own.key : &run->held.key, &run->file);
+    keyopt_release(&own);
+    if (status != STATUS_DONE)
+        return status;
+    run->is_open = true;
+    status = restore_describe(&run->file, &run->was);
+    if (status == STATUS_DONE)
+        status = restore_check(&run->file, run->spec, run->count, &run->held.key);
+    return status == STATUS_DONE ? take_over(run) : status;
+}
+
+/* Text that lives as long as the run; NULL stays NULL. */
+static char *own(struct run *run, char *text)
+{
+    if (text)
+        run->own[run->owned++] = text;
+    return text;
+}
+
+/* Where a file is, whatever folder the guest goes on from later. */
+static int make_whole(struct run *run, const char **path)
+{
+    const char *given = *path;
+
+    if (!given)
+        return STATUS_DONE;
+    *path = own(run, realpath(given, NULL));
+    return *path ? STATUS_DONE : report(given, -errno, NULL);
+}
+
+static int prepare(struct run *run, const char *image)
 {
     int status = settle_shares(run);
 
     if (status == STATUS_DONE)
         status = add_image(run, image);
-
     for (unsigned i = 0; i < run->drives.count && status == STATUS_DONE; i++)
         status = add_image(run, run->drives.value[i]);
+    if (status == STATUS_DONE)
+        status = make_whole(run, &run->kernel);
+    if (status == STATUS_DONE)
+        status = make_whole(run, &run->initrd);
+    if (status == STATUS_DONE)
+        status = make_whole(run, &run->firmware);
     if (status != STATUS_DONE)
         return status;
-    if (!run->name) {
-        *name = name_of(run->spec[0].path);
-        run->name = *name;
-    }
-    if (!run->name)
-        return report(NULL, -ENOMEM, NULL);
-    if (!run->kernel && !run->firmware && access(FIRMWARE, R_OK))
+    if (!run->restore && !run->kernel && !run->firmware && access(FIRMWARE, R_OK))
         return report_text(FIRMWARE, -errno,
                            "is not there: install Debian's package seabios, or give --kernel");
-    return keyopt_load(&run->key, KEYOPT_OPEN, "run", run->spec[0].path, &run->held);
+    status = keyopt_load(&run->key, KEYOPT_OPEN, "run", run->spec[0].path, &run->held);
+    if (status == STATUS_DONE && run->restore)
+        status = open_restored(run);
+    if (status == STATUS_DONE && !run->name)
+        run->name = own(run, name_of(run->spec[0].path));
+    return status == STATUS_DONE && !run->name ? report(NULL, -ENOMEM, NULL) : status;
+}
+
+static void release(struct run *run)
+{
+    if (run->is_open)
+        statefile_close(&run->file);
+    restore_forget(&run->was);
+    keyopt_release(&run->held);
+    if (run->signals >= 0)
+        close(run->signals);
+    for (unsigned i = 0; i < run->owned; i++)
+        free(run->own[i]);
 }
 
 int cmd_run(int argc, char **argv)
 {
-    struct run run = {.key = {.prefix = ""}, .signals = -1};
-    const struct option_spec own[] = {
+    struct run run = {.key = {.prefix = ""}, .restore_key = {.prefix = "restore-"}, .signals = -1};
+    const struct option_spec specs[] = {
         {"memory", OPTION_TEXT, &run.memory, "SIZE", "of the guest (512M)"},
         {"cpus", OPTION_TEXT, &run.cpus, "N", "its processors (1)"},
         {"name", OPTION_TEXT, &run.name, "NAME", "for `vdisk ctl --vm NAME` (the image's)"},
@@ -409,6 +590,13 @@ int cmd_run(int argc, char **argv)
         {"initrd", OPTION_TEXT, &run.initrd, "FILE", "with it"},
         {"command", OPTION_TEXT, &run.command, "TEXT", "its command line"},
         {"firmware", OPTION_TEXT, &run.firmware, "FILE", "(" FIRMWARE ")"},
+        {"restore", OPTION_TEXT, &run.restore, "FILE",
+         "goes on with what `vdisk ctl suspend` wrote; what is not said is as it was"},
+        {"restore-key-file", OPTION_TEXT, &run.restore_key.key_file, "FILE",
+         "its key, where that is not the drives'"},
+        {"restore-passphrase-file", OPTION_TEXT, &run.restore_key.passphrase_file, "FILE",
+         "likewise"},
+        {"restore-identity", OPTION_TEXT, &run.restore_key.identity, "FILE", "likewise"},
         {"audit-log", OPTION_TEXT, &run.audit_log, "FILE", "of what is done to the drives"},
         {"user", OPTION_TEXT, &run.user, "USER", "whom root becomes"},
         OPTION_QUIET(&run.quiet),
@@ -417,24 +605,24 @@ int cmd_run(int argc, char **argv)
     const struct usage usage = {
         .command = "run",
         .operands = "IMAGE[@SNAPSHOT]",
-        .about = "Runs a virtual machine on encrypted drives until it is off. It boots from the\n"
-                 "first drive, or from --kernel. On its console Ctrl-A x ends it.",
+        .about =
+            "Runs a virtual machine on encrypted drives until it is off. It boots from the\n"
+            "first drive, or from --kernel. On its console Ctrl-A x ends it. The drives of a\n"
+            "guest that goes on must be as they were when it was suspended, when a snapshot\n"
+            "was made of each; `vdisk snapshot rollback` brings that back. Nobody deletes these\n"
+            "snapshots but you.",
         .min = 1,
         .max = 1,
-        .groups = {own},
+        .groups = {specs},
     };
-    char **operands, *name = NULL;
+    char **operands;
     int count, status = options_parse(&usage, argc, argv, &operands, &count);
 
     if (status != OPTIONS_GO_ON)
         return status;
-    status = prepare(&run, operands[0], &name);
-    if (status == STATUS_DONE) {
+    status = prepare(&run, operands[0]);
+    if (status == STATUS_DONE)
         status = run_guest(&run);
-        keyopt_release(&run.held);
-    }
-    if (run.signals >= 0)
-        close(run.signals);
-    free(name);
+    release(&run);
     return status;
 }

@@ -9,13 +9,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pwd.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
+
+#define AWAIT_STEP_MS 10
 
 static bool is_name(const char *name)
 {
@@ -137,6 +139,23 @@ int rundir_take(const char *name, const char *user, struct rundir *out, struct v
     if (rc == 0)
         *out = dir;
     return rc;
+}
+
+bool rundir_await(const char *path, int seconds)
+{
+    const struct timespec step = {0, AWAIT_STEP_MS * 1000000L};
+    char lock[RUNDIR_BYTES + 8];
+    int fd, tries = seconds * 1000 / AWAIT_STEP_MS;
+    bool is_free;
+
+    (void)snprintf(lock, sizeof(lock), "%s/lock", path);
+    fd = open(lock, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0)
+        return errno == ENOENT;
+    while (!(is_free = flock(fd, LOCK_SH | LOCK_NB) == 0) && tries-- > 0)
+        (void)nanosleep(&step, NULL);
+    close(fd);
+    return is_free;
 }
 
 /* One level of folders is all there is. */

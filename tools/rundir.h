@@ -13,6 +13,8 @@
 
 #include "vdisk/error.h"
 
+#include <stdbool.h>
+
 #define RUNDIR_BYTES    80 /* of a folder's path, so that a socket in it has a name */
 #define RUNDIR_NAME_MAX 32 /* letters, digits, `-`, `_`, `.`; not first */
 
@@ -26,6 +28,9 @@ int rundir_find(const char *name, char path[RUNDIR_BYTES], struct vdisk_error *e
 /* Makes it for `user` (root's choice; NULL: ourselves) and takes it. As above; VDISK_E_IN_USE: a
  * guest of that name runs; VDISK_E_NOT_FOUND: there is no such user; -errno. */
 int rundir_take(const char *name, const char *user, struct rundir *out, struct vdisk_error *error);
+/* Waits, so many seconds at most, until nobody has taken the folder at a path. Whether that is so.
+ */
+bool rundir_await(const char *path, int seconds);
 /* Removes it with what is in it. */
 void rundir_give(struct rundir *dir);
 

@@ -14,6 +14,7 @@
 #include "vhost_exports.h"
 
 #include <errno.h>
+#include <sodium.h>
 
 /* ---- keys ---- */
 
@@ -195,6 +196,15 @@ struct listing {
     json_t *array;
 };
 
+static void set_hex(json_t *object, const char *name, const uint8_t *bytes, size_t length)
+{
+    char text[2 * VDISK_ID_BYTES + 1];
+
+    _Static_assert(VDISK_TAG_BYTES <= VDISK_ID_BYTES, "both have room");
+    json_object_set_new(object, name,
+                        json_string(sodium_bin2hex(text, sizeof(text), bytes, length)));
+}
+
 static bool add_export(void *opaque, struct export *export)
 {
     struct listing *listing = opaque;
@@ -203,12 +213,18 @@ static bool add_export(void *opaque, struct export *export)
 
     export_get_info(export, &info);
     const char *socket = vhost ? vhost_exports_address(vhost, info.name) : NULL;
+    const char *snapshot = vhost ? vhost_exports_snapshot(vhost, info.name) : NULL;
     json_t *object = json_pack("{s:s, s:s, s:I, s:I, s:b, s:b, s:i}", "name", info.name, "image",
                                info.path, "size_bytes", (json_int_t)info.size, "cluster_bytes",
                                (json_int_t)info.cluster_bytes, "read_only", info.read_only,
                                "has_base", info.has_base, "sessions", (int)info.sessions);
+    set_hex(object, "image_id", info.image_id, sizeof(info.image_id));
+    if (info.read_only)
+        set_hex(object, "root_tag", info.root_tag, sizeof(info.root_tag));
     if (socket)
         json_object_set_new(object, "vhost_user", json_string(socket));
+    if (snapshot)
+        json_object_set_new(object, "vhost_snapshot", json_string(snapshot));
     json_array_append_new(listing->array, object);
     return true;
 }

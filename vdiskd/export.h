@@ -54,7 +54,8 @@ struct export_info {
     char name[256];
     char path[VDISK_PATH_MAX + 1];
     uint8_t image_id[VDISK_ID_BYTES];
-    uint64_t size; /* bytes */
+    uint8_t root_tag[VDISK_TAG_BYTES]; /* when it was opened; nothing changes a read-only one */
+    uint64_t size;                     /* bytes */
     uint64_t cluster_bytes;
     bool read_only;
     bool has_base;

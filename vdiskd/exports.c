@@ -517,6 +517,7 @@ static int open_image(struct export *export, const struct vdisk_unlocked *unlock
     vdisk_get_info(*out, &info);
     pthread_mutex_lock(&export->mutex);
     memcpy(export->info.image_id, info.image_id, sizeof(info.image_id));
+    memcpy(export->info.root_tag, info.root_tag, sizeof(info.root_tag));
     export->info.size = info.size;
     export->info.cluster_bytes = info.cluster_bytes;
     export->info.has_base = info.has_base;

@@ -116,6 +116,7 @@ void reactor_cancel(struct reactor *reactor, struct reactor_op *op)
 void reactor_complete(struct reactor *reactor, struct reactor_op *op, int result)
 {
     op->result = result;
+    op->backend = NULL; /* it is in no list of theirs: a cancel comes too late */
     reactor_list_add(&reactor->completed, op);
 }
 
@@ -238,9 +239,15 @@ static void arm_wake(struct reactor *reactor)
     reactor_submit(reactor, &reactor->wake_op);
 }
 
+/* At most as many as were there: what ends meanwhile, as a poll of what is always ready may, gets
+ * its turn in the next round. */
 static void deliver(struct reactor *reactor)
 {
-    while (reactor->completed.head) {
+    unsigned count = 0;
+
+    for (const struct reactor_op *op = reactor->completed.head; op; op = op->next)
+        count++;
+    for (; count > 0 && reactor->completed.head; count--) {
         struct reactor_op *op = reactor->completed.head;
 
         reactor_list_remove(&reactor->completed, op);

@@ -300,7 +300,6 @@ static void threads_cancel(struct reactor *reactor, struct reactor_op *op)
     if (!op->backend)
         return;
     reactor_list_remove(op->backend, op);
-    op->backend = NULL;
     reactor_complete(reactor, op, -ECANCELED);
 }
 

@@ -19,7 +19,8 @@
 struct entry {
     struct entry *next;
     char export[256];
-    struct listen_socket socket; /* the descriptor is the server's */
+    char snapshot[VDISK_NAME_MAX + 1]; /* "": the live state */
+    struct listen_socket socket;       /* the descriptor is the server's */
     struct vhost_server *server;
     bool is_starting;
     struct task *stopper; /* who waits for `server` to be stopped */
@@ -106,6 +107,7 @@ static int add(struct vhost_exports *table, const char *export, const char *snap
         return error_set(error, -ENOMEM, "%s", vdisk_strerror(-ENOMEM));
     }
     (void)snprintf(entry->export, sizeof(entry->export), "%s", export);
+    (void)snprintf(entry->snapshot, sizeof(entry->snapshot), "%s", snapshot ? snapshot : "");
     entry->socket = *socket;
     entry->next = table->first;
     table->first = entry;
@@ -237,6 +239,15 @@ const char *vhost_exports_address(const struct vhost_exports *table, const char 
     for (const struct entry *entry = table->first; entry; entry = entry->next) {
         if (strcmp(entry->export, export) == 0)
             return entry->socket.path[0] ? entry->socket.path : "fd";
+    }
+    return NULL;
+}
+
+const char *vhost_exports_snapshot(const struct vhost_exports *table, const char *export)
+{
+    for (const struct entry *entry = table->first; entry; entry = entry->next) {
+        if (strcmp(entry->export, export) == 0)
+            return entry->snapshot[0] ? entry->snapshot : NULL;
     }
     return NULL;
 }

@@ -39,5 +39,7 @@ int vhost_exports_close(struct vhost_exports *table, const char *export, struct 
 
 /* Outside of tasks as well: where it listens ("fd" for a descriptor that was passed), or NULL. */
 const char *vhost_exports_address(const struct vhost_exports *table, const char *export);
+/* Likewise: the snapshot that is served there, or NULL. */
+const char *vhost_exports_snapshot(const struct vhost_exports *table, const char *export);
 
 #endif

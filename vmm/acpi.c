@@ -208,7 +208,7 @@ static uint32_t make_madt(struct vm_acpi *acpi, unsigned cpus)
         OVERRIDE = 10,
         NMI = 6
     };
-    uint32_t bytes = HEADER_BYTES + 8 + cpus * LAPIC + IOAPIC + 2 * OVERRIDE + NMI;
+    uint32_t bytes = HEADER_BYTES + 8 + cpus * LAPIC + IOAPIC + OVERRIDE + NMI;
     uint32_t at = begin_table(acpi, "APIC", 5, bytes);
     uint8_t *to = acpi->tables + at + HEADER_BYTES;
 
@@ -224,15 +224,14 @@ static uint32_t make_madt(struct vm_acpi *acpi, unsigned cpus)
     to[1] = IOAPIC;
     put(to + 4, VM_IOAPIC, 4); /* id 0, pins from 0 on */
     to += IOAPIC;
-    /* KVM has the timer's line at pin 2; the SCI is a level, active high. */
-    const uint8_t timer[OVERRIDE] = {2, OVERRIDE, 0, 0, 2};
+    /* The SCI is a level, active high. The timer's line is at pin 0, where KVM has it unless it is
+     * told otherwise, and not at 2 as on PCs: there is no override for it. */
     const uint8_t sci[OVERRIDE] = {2, OVERRIDE, 0, VM_IRQ_SCI, VM_IRQ_SCI, 0, 0, 0, 0x0d};
     const uint8_t nmi[NMI] = {4, NMI, 0xff /* all processors */, 0, 0, 1 /* LINT1 */};
 
-    memcpy(to, timer, OVERRIDE);
-    memcpy(to + OVERRIDE, sci, OVERRIDE);
-    memcpy(to + 2 * OVERRIDE, nmi, NMI);
-    assert(to + 2 * OVERRIDE + NMI == acpi->tables + acpi->size);
+    memcpy(to, sci, OVERRIDE);
+    memcpy(to + OVERRIDE, nmi, NMI);
+    assert(to + OVERRIDE + NMI == acpi->tables + acpi->size);
     return at;
 }
 

@@ -11,11 +11,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#define BIT(number)    (UINT64_C(1) << (number))
-#define RETRY          INT64_C(100000000) /* nanoseconds between two tries to connect */
-#define LOCKED         INT64_C(1000000)   /* and to get the device's lock */
-#define STEP           INT64_C(1000000)   /* and between two looks at a ring */
-#define SENTENCE_BYTES 1024u
+#define BIT(number) (UINT64_C(1) << (number))
+#define RETRY       INT64_C(100000000)   /* nanoseconds between two tries to connect */
+#define LOCKED      INT64_C(1000000)     /* and to get the device's lock */
+#define QUIET       INT64_C(60000000000) /* and between two sentences that are the same */
+#define STEP        INT64_C(1000000)     /* and between two looks at a ring */
 
 /* What makes a difference only between driver and back end. */
 #define OF_DRIVE                                                                                   \
@@ -42,7 +42,7 @@ uint64_t blk_minder_features(const struct virtio_blk *blk)
 static void __attribute__((format(printf, 2, 3)))
 say(const struct virtio_blk *blk, const char *format, ...)
 {
-    char text[SENTENCE_BYTES];
+    char text[BLK_SENTENCE];
     va_list arguments;
     int length = snprintf(text, sizeof(text), "%s: ", blk->name);
 
@@ -69,13 +69,27 @@ void blk_minder_deliver(struct virtio_blk *blk)
         virtio_fail(&blk->device);
 }
 
+/* A guest that does so again and again is not to fill a log. */
+static bool was_said(struct virtio_blk *blk, const char *why)
+{
+    int64_t now = reactor_now();
+    bool is_old = strcmp(why, blk->said) == 0 && now - blk->said_at < QUIET;
+
+    if (is_old)
+        return true;
+    snprintf(blk->said, sizeof(blk->said), "%s", why);
+    blk->said_at = now;
+    return false;
+}
+
 static void break_down(struct virtio_blk *blk, const char *why)
 {
     blk->broken = true;
     pthread_mutex_lock(&blk->lock);
     blk->failed = true;
     pthread_mutex_unlock(&blk->lock);
-    say(blk, "%s; the guest has to reset the drive", why);
+    if (!was_said(blk, why))
+        say(blk, "%s; the guest has to reset the drive", why);
 }
 
 /* ---- the connection ---- */
@@ -239,10 +253,8 @@ static int start_queues(struct virtio_blk *blk, struct vdisk_error *error)
 {
     const struct blk_rings *rings = &blk->rings;
     struct vhost_front *front = &blk->front;
-    eventfd_t ignored;
     int rc = 0;
 
-    (void)eventfd_read(blk->err, &ignored); /* of an earlier life */
     for (unsigned i = 0; i < blk->device.queues && rc == 0; i++) {
         const struct vhost_front_queue queue = {.index = i,
                                                 .settings = &rings->settings[i],
@@ -304,7 +316,7 @@ static void start(struct virtio_blk *blk)
 {
     const char *differs = difference(blk);
     struct vdisk_error error = {.code = 0};
-    char why[SENTENCE_BYTES];
+    char why[BLK_SENTENCE];
     int rc;
 
     if (differs) {
@@ -380,7 +392,6 @@ static void reset(struct virtio_blk *blk)
             return;
         }
         blk->used = false;
-        blk->wce = -1;
     }
     adopt(blk);
 }

@@ -23,6 +23,8 @@
 /* Back ends know no more of the configuration. */
 #define BLK_CONFIG_BYTES ((uint32_t)offsetof(struct virtio_blk_config, max_secure_erase_sectors))
 
+#define BLK_SENTENCE     1024u /* bytes of what is told */
+
 struct blk_wish {
     uint64_t number; /* how many there were */
     bool running;
@@ -68,6 +70,8 @@ struct virtio_blk {
     bool broken;                     /* not to be started until the guest has reset the device */
     bool missed;                     /* it was said that it is gone */
     int64_t next_try;
+    char said[BLK_SENTENCE]; /* last, of why the drive is broken */
+    int64_t said_at;
 };
 
 /* The features that a driver can have of what is connected. */

@@ -7,6 +7,8 @@
 #include "report.h"
 #include "sizes.h"
 
+#include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -167,11 +169,15 @@ static int settle_numbers(struct vm_config *config, const struct option_size *me
     return OPTIONS_GO_ON;
 }
 
-static int settle_boot(const struct vm_config *config)
+static int settle_boot(struct vm_config *config, const struct option_size *restore)
 {
     if (config->probe)
         return OPTIONS_GO_ON;
-    if (!config->kernel == !config->firmware)
+    if (restore->given && (restore->value == 0 || restore->value > INT_MAX ||
+                           fcntl((int)restore->value, F_GETFD) < 0))
+        return report_usage(NULL, "--restore is the number of an open descriptor");
+    config->restore = restore->given ? (int)restore->value : 0;
+    if (config->restore ? config->kernel && config->firmware : !config->kernel == !config->firmware)
         return report_usage(NULL, "give --kernel, or --firmware to boot from the first drive");
     if (!config->kernel && (config->initrd || config->command))
         return report_usage(NULL, "--initrd and --command go with --kernel");
@@ -189,6 +195,7 @@ int vm_config_parse(struct vm_config *config, int argc, char **argv)
     struct option_list drives = {.count = 0}, nets = {.count = 0};
     const char *console = NULL, *vsock = NULL;
     struct option_size memory = {.given = false}, cpus = {.given = false};
+    struct option_size restore = {.given = false};
     const struct option_spec options[] = {
         {"name", OPTION_TEXT, &config->name, "NAME", "of the guest, for people (guest)"},
         {"kernel", OPTION_TEXT, &config->kernel, "FILE",
@@ -210,6 +217,8 @@ int vm_config_parse(struct vm_config *config, int argc, char **argv)
         {"operator", OPTION_LIST, &config->operators, "USER", "or @GROUP: may use it"},
         {"viewer", OPTION_LIST, &config->viewers, "USER", "or @GROUP: may look"},
         {"audit-log", OPTION_TEXT, &config->audit_log, "FILE", "who asked for what, and when"},
+        {"restore", OPTION_NUMBER, &restore, "FD",
+         "goes on with what a guest like this wrote when it was suspended"},
         {"user", OPTION_TEXT, &config->user, "USER", "whom root becomes before the guest runs"},
         {"probe", OPTION_FLAG, &config->probe, NULL,
          "only says whether /dev/kvm runs Linux: exit status 0, 3 too slow, 1 not at all"},
@@ -229,7 +238,7 @@ int vm_config_parse(struct vm_config *config, int argc, char **argv)
     if (status == OPTIONS_GO_ON)
         status = settle_numbers(config, &memory, &cpus);
     if (status == OPTIONS_GO_ON)
-        status = settle_boot(config);
+        status = settle_boot(config, &restore);
     for (unsigned i = 0; i < drives.count && status == OPTIONS_GO_ON; i++)
         status = add_drive(config, own(drives.value[i]));
     for (unsigned i = 0; i < nets.count && status == OPTIONS_GO_ON; i++)

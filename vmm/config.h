@@ -44,7 +44,8 @@ struct vm_config {
     const char *user;      /* whom root becomes; NULL: nobody else */
     const char *vsock;     /* folder of sockets; NULL: no such device */
     unsigned vsock_cid;
-    bool probe; /* only: is /dev/kvm of use? */
+    int restore; /* a descriptor to read a suspended guest from (vm_stream.h); 0: it boots */
+    bool probe;  /* only: is /dev/kvm of use? */
     bool quiet;
 };
 

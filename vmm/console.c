@@ -21,9 +21,9 @@
 
 #define HOLD_AT        (CONSOLE_RING - 4096) /* a guest that does not wait at once has the rest */
 #define RELEASE_AT     (CONSOLE_RING / 2)
-#define PATIENCE_NS    INT64_C(250000000)
-#define LAST_NS        INT64_C(1000000000) /* for what is left at the end */
-#define CHUNKS_AT_ONCE 16u                 /* before others have their turn */
+#define READER_NS      INT64_C(500000000)   /* patience with who reads, */
+#define DISK_NS        INT64_C(10000000000) /* and with a disk */
+#define CHUNKS_AT_ONCE 16u                  /* before others have their turn */
 #define INPUT_BYTES    1024u
 
 /* ---- the ring, with the lock held ---- */
@@ -112,6 +112,11 @@ static void release(struct vm_console *console)
         vm_serial_ready(console->serial);
 }
 
+static int64_t patience(const struct vm_console *console)
+{
+    return console->is_regular ? DISK_NS : READER_NS;
+}
+
 static void set_stuck(struct vm_console *console, bool stuck)
 {
     pthread_mutex_lock(&console->lock);
@@ -120,20 +125,21 @@ static void set_stuck(struct vm_console *console, bool stuck)
 }
 
 static void time_patience(struct vm_console *console);
+static bool send_more(struct vm_console *console);
 
 static void patience_ended(struct reactor_op *op)
 {
     struct vm_console *console = op->owner;
 
     console->timing = false;
-    if (console->ending || !console->stuck_at)
+    if (console->ending || console->leaving || !console->stuck_at)
         return;
     if (reactor_now() < console->stuck_at) { /* something was taken since the timer was set */
         time_patience(console);
-        return;
+    } else if (!send_more(console)) { /* it was not ourselves who were late */
+        set_stuck(console, true);
+        release(console);
     }
-    set_stuck(console, true);
-    release(console);
 }
 
 static void time_patience(struct vm_console *console)
@@ -154,7 +160,7 @@ static void begin_patience(struct vm_console *console)
 {
     if (console->stuck_at)
         return;
-    console->stuck_at = reactor_now() + PATIENCE_NS;
+    console->stuck_at = reactor_now() + patience(console);
     time_patience(console);
 }
 
@@ -179,10 +185,56 @@ void console_present(struct vm_console *console, bool present)
 
 static void send_some(struct vm_console *console);
 
+static bool refill(struct vm_console *console)
+{
+    if (console->chunk_at < console->chunk_end)
+        return true;
+    pthread_mutex_lock(&console->lock);
+    console->chunk_at = 0;
+    console->chunk_end = ring_take(&console->ring, console->chunk, CONSOLE_CHUNK);
+    pthread_mutex_unlock(&console->lock);
+    release(console);
+    return console->chunk_end > 0;
+}
+
+/* -errno. */
+static int send_now(struct vm_console *console)
+{
+    const uint8_t *bytes = console->chunk + console->chunk_at;
+    size_t count = console->chunk_end - console->chunk_at;
+    ssize_t sent;
+
+    do {
+        sent = console->is_socket ? send(console->output, bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL)
+                                  : write(console->output, bytes, count);
+    } while (sent < 0 && errno == EINTR);
+    return sent < 0 ? -errno : (int)sent;
+}
+
 static void took(struct vm_console *console, int count)
 {
     console->chunk_at += (unsigned)count;
     end_patience(console);
+}
+
+/* While it is polled for: a pseudo-terminal does not always tell that it has room. Whether some was
+ * taken, or there is none. */
+static bool send_more(struct vm_console *console)
+{
+    bool any = false;
+    int sent = 1;
+
+    for (unsigned i = 0; i < CHUNKS_AT_ONCE && sent > 0 && !console->is_regular; i++) {
+        if (!refill(console))
+            return true;
+        sent = send_now(console);
+        if (sent > 0)
+            took(console, sent);
+        any = any || sent > 0;
+    }
+    if (any)
+        begin_patience(console);
+    return any;
 }
 
 /* A client that has gone leaves the rest to the next one. Others cannot take it, now or ever: it is
@@ -234,32 +286,6 @@ static void wait_to_send(struct vm_console *console)
     console->writing = true;
     begin_patience(console);
     reactor_submit(console->reactor, &console->write);
-}
-
-static bool refill(struct vm_console *console)
-{
-    if (console->chunk_at < console->chunk_end)
-        return true;
-    pthread_mutex_lock(&console->lock);
-    console->chunk_at = 0;
-    console->chunk_end = ring_take(&console->ring, console->chunk, CONSOLE_CHUNK);
-    pthread_mutex_unlock(&console->lock);
-    release(console);
-    return console->chunk_end > 0;
-}
-
-/* -errno. */
-static int send_now(struct vm_console *console)
-{
-    const uint8_t *bytes = console->chunk + console->chunk_at;
-    size_t count = console->chunk_end - console->chunk_at;
-    ssize_t sent;
-
-    do {
-        sent = console->is_socket ? send(console->output, bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL)
-                                  : write(console->output, bytes, count);
-    } while (sent < 0 && errno == EINTR);
-    return sent < 0 ? -errno : (int)sent;
 }
 
 static void send_some(struct vm_console *console)
@@ -470,10 +496,11 @@ static bool is_busy(struct vm_console *console)
 
 void vm_console_free(struct vm_console *console)
 {
-    int64_t last = reactor_now() + LAST_NS;
+    int64_t last;
 
     if (!console)
         return;
+    last = reactor_now() + 2 * patience(console);
     if (console->serial)
         vm_serial_connect(console->serial, NULL);
     send_some(console);

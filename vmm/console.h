@@ -5,10 +5,10 @@
  * Input is read as far as the port has room for it, so that none is lost to a guest that is slow.
  *
  * Output waits in a buffer of 64 KiB. Whoever reads it gets all of it: when the buffer is full the
- * port's transmitter is held. But nobody is waited for who takes nothing for a quarter of a second
- * (a terminal that was stopped, a client that does not read, a disk that hangs), or is not there:
- * then the guest goes on, and the oldest output makes room for the newest, until it is read again.
- * What was said with no client is so shown to the next one, up to the last 64 KiB.
+ * port's transmitter is held. But nobody is waited for who takes nothing for half a second (a
+ * terminal that was stopped, a client that does not read; a disk has 10 s), or is not there: then
+ * the guest goes on, and the oldest output makes room for the newest, until it is read again. What
+ * was said with no client is so shown to the next one, up to the last 64 KiB.
  *
  * All functions by the reactor's thread.
  */
@@ -51,8 +51,8 @@ void vm_console_connect(struct vm_console *console, struct vm_serial *serial);
 /* Where it is: of the terminal (/dev/pts/4, to be told to the user), the socket, the file; or
  * NULL. */
 const char *vm_console_path(const struct vm_console *console);
-/* Steps the reactor: what the guest has said is given out as above, for a second at most. The
- * socket is removed. NULL is allowed. */
+/* Steps the reactor: what the guest has said is given out as above, for twice those times at most.
+ * The socket is removed. NULL is allowed. */
 void vm_console_free(struct vm_console *console);
 
 #endif

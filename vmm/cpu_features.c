@@ -202,6 +202,9 @@ int vm_cpuid_set(int vcpu, struct kvm_cpuid2 **cpuid)
         free(seen);
         return rc;
     }
+    /* Before Linux 6.7 it does not say how many there are: as many as were set. */
+    if (seen->nent == VM_CPUID_MAX)
+        seen->nent = (*cpuid)->nent;
     free(*cpuid);
     *cpuid = seen;
     return 0;

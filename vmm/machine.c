@@ -17,6 +17,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define CR4_PAE (1u << 5)
+
 /* ---- making it ---- */
 
 static int map_memory(struct vm_machine *machine, struct vdisk_error *error)
@@ -214,6 +216,19 @@ int vm_platform_set(const struct vm_machine *machine, const struct vm_platform *
                                vdisk_strerror(-errno));
 }
 
+/*
+ * After a triple fault without paging, KVM for AMD's processors forgets where the guest's memory
+ * is, and looks for it only when it sees a change in how that is addressed: the processor would
+ * hang.
+ */
+static void find_memory_again(const struct vm_cpu *cpu)
+{
+    struct kvm_sregs sregs = cpu->reset->sregs;
+
+    sregs.cr4 ^= CR4_PAE;
+    (void)ioctl(cpu->fd, KVM_SET_SREGS, &sregs);
+}
+
 static int prepare_cpu(struct vm_machine *machine, struct vm_cpu *cpu, const struct vm_entry *entry,
                        struct vdisk_error *error)
 {
@@ -226,6 +241,7 @@ static int prepare_cpu(struct vm_machine *machine, struct vm_cpu *cpu, const str
     memcpy(state, cpu->reset, sizeof(*state) + state->xsave_bytes);
     /* Asking for it makes an INIT happen that is still on its way. */
     (void)ioctl(cpu->fd, KVM_GET_MP_STATE, &mp);
+    find_memory_again(cpu);
     rc = vm_cpu_enter(state, entry, cpu->index > 0);
     if (rc)
         error_set(error, rc, "a machine cannot begin in such a way");

@@ -70,10 +70,12 @@ int vm_machine_add_rom(struct vm_machine *machine, uint64_t guest, void *host, u
 /* ---- life ---- */
 
 /* Puts the processors, interrupt controllers and timers into their first state: processor 0 at
- * `entry`, others waiting for it. The machine is stopped. Also after it ran: a reset. -errno. */
+ * `entry`, others waiting for it. The machine is stopped. Also after it ran: a reset. Levels of
+ * pins (vm_machine_set_irq) and memory stay what they are. -errno. */
 int vm_machine_prepare(struct vm_machine *machine, const struct vm_entry *entry,
                        struct vdisk_error *error);
-/* vCPUs run from now on. -errno. */
+/* vCPUs run from now on. Their threads come to be with the first start, and so have what the
+ * process has given up by then; they take the signal SIGRTMIN. -errno; -EBUSY: they run. */
 int vm_machine_start(struct vm_machine *machine);
 /* Stops all vCPUs at an instruction's end, with no access to a device under way; waits for it. A
  * vCPU may be within a device's register access, so the caller holds no lock of a device, and does
@@ -87,8 +89,9 @@ uint64_t vm_machine_cpu_time(const struct vm_machine *machine, unsigned cpu);
 /* All of processors, interrupt controllers, timers and clock, in JSON (binary parts in base64);
  * a new reference. -errno. */
 int vm_machine_save(struct vm_machine *machine, json_t **out, struct vdisk_error *error);
-/* -EINVAL: not such a state; -ENOTSUP: this host's processor lacks what the guest was told it has.
- * After a failure the machine can only be freed. */
+/* Into a new machine, with its memory as it was. -EINVAL: not such a state; -ENOTSUP: this host's
+ * processor lacks what the guest was told it has. After a failure the machine can only be freed.
+ * Pins that were high (vm_machine_set_irq) are to be set again. */
 int vm_machine_load(struct vm_machine *machine, const json_t *state, struct vdisk_error *error);
 
 #endif

@@ -233,7 +233,7 @@ static int set_tsc_khz(const struct vm_cpu *cpu, const json_t *from, struct vdis
     int here = ioctl(cpu->fd, KVM_GET_TSC_KHZ, 0);
     json_int_t apart;
 
-    if (!json_is_integer(from) || wanted <= 0 || wanted > INT32_MAX)
+    if (wanted <= 0 || wanted > INT32_MAX)
         return malformed(error, "tsc_khz");
     apart = wanted > here ? wanted - here : here - wanted;
     if (apart * 1000000 <= (json_int_t)here * TSC_TOLERANCE)

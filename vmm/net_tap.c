@@ -23,10 +23,6 @@
      BIT(VIRTIO_NET_F_HOST_ECN) | BIT(VIRTIO_NET_F_GUEST_CSUM) | BIT(VIRTIO_NET_F_GUEST_TSO4) |    \
      BIT(VIRTIO_NET_F_GUEST_TSO6) | BIT(VIRTIO_NET_F_GUEST_ECN))
 
-struct tap {
-    struct net_link link; /* first */
-};
-
 /* ---- frames ---- */
 
 static int tap_receive(struct net_link *link, struct virtio_net_hdr_v1 *header, uint8_t *frame)
@@ -193,22 +189,22 @@ int net_tap_open(const char *name, struct reactor *reactor, struct net_link **ou
         .set_offloads = tap_set_offloads,
         .free = tap_free,
     };
-    struct tap *tap;
+    struct net_link *link;
     int rc;
 
     /* The kernel would make a number of %d. */
     if (*name == '\0' || strlen(name) >= IFNAMSIZ || strpbrk(name, "%/: \t\n"))
         return vhost_fail(error, -EINVAL, "`%s` is no name of a tap", name);
-    tap = calloc(1, sizeof(*tap));
-    if (!tap)
+    link = calloc(1, sizeof(*link));
+    if (!link)
         return vhost_fail(error, -ENOMEM, "out of memory");
-    net_link_init(&tap->link, &ops, reactor);
-    rc = open_tap(&tap->link, name, error);
+    net_link_init(link, &ops, reactor);
+    rc = open_tap(link, name, error);
     if (rc) {
-        net_link_free(&tap->link);
+        net_link_free(link);
         return rc;
     }
-    tap->link.is_up = true;
-    *out = &tap->link;
+    link->is_up = true;
+    *out = link;
     return 0;
 }

@@ -29,15 +29,15 @@ unsigned net_vlan_of(const uint8_t *frame, size_t length)
     return load16(frame + ADDRESSES + 2) & VID_MASK;
 }
 
-/* Places in a frame are counted from its begin, and none is within the addresses and the type. */
+/* Places in a frame are counted from its begin; none is to be within the addresses and the type. */
 static bool move_places(struct virtio_net_hdr_v1 *header, int by)
 {
-    int from = le16toh(header->csum_start), to = from + by, length = le16toh(header->hdr_len) + by;
+    int start = le16toh(header->csum_start) + by, length = le16toh(header->hdr_len) + by;
 
     if (header->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) {
-        if (from < (int)NET_FRAME_MIN || to < (int)NET_FRAME_MIN || to > UINT16_MAX)
+        if (start < (int)NET_FRAME_MIN || start > UINT16_MAX)
             return false;
-        header->csum_start = htole16((uint16_t)to);
+        header->csum_start = htole16((uint16_t)start);
     }
     /* Only a hint, and 0 when there is none. */
     if (header->hdr_len != 0)

@@ -7,7 +7,8 @@
  * It raises no interrupts. The probe of Linux's driver (rtc-cmos) asks for registers that answer,
  * valid memory and the mode of 24 hours, and for no interrupt; the time is read and set without
  * one, and the kernel's timers are others. What is missing: an alarm never comes, so whoever waits
- * for one, or with hwclock for the next second, does so in vain; and there is no periodic interrupt.
+ * for one, or with hwclock for the next second, does so in vain; and there is no periodic
+ * interrupt.
  */
 #ifndef VMM_RTC_H
 #define VMM_RTC_H

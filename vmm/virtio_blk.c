@@ -106,7 +106,6 @@ static int start(struct virtio_device *device)
         return rc;
     pthread_mutex_lock(&blk->lock);
     blk->wish.running = true;
-    blk->failed = false;
     blk_minder_wish(blk);
     pthread_mutex_unlock(&blk->lock);
     return 0;
@@ -131,6 +130,10 @@ static void stop(struct virtio_device *device, bool keep)
     blk_minder_wish(blk);
     pthread_mutex_unlock(&blk->lock);
     blk_minder_wait(blk);
+    /* What was broken and not told yet is of a life that has ended. */
+    pthread_mutex_lock(&blk->lock);
+    blk->failed = false;
+    pthread_mutex_unlock(&blk->lock);
     if (!keep)
         forget(blk);
 }

@@ -5,8 +5,10 @@
  * go between the guest and that process.
  *
  * When the process goes away, requests wait, and the guest sees nothing of it; the socket is tried
- * for ever. The one that comes takes over what was outstanding. The path must be reachable for as
- * long as the machine runs.
+ * for ever, so its path must be reachable for as long as the machine runs. The process that comes
+ * takes over what was outstanding, by its in-flight memory. Where that is not known (QEMU's storage
+ * daemon) and something was outstanding, or the drive is not what it was, the guest is told that it
+ * needs a reset.
  */
 #ifndef VMM_VIRTIO_BLK_H
 #define VMM_VIRTIO_BLK_H
@@ -20,8 +22,9 @@ struct virtio_blk_options {
     unsigned queues; /* 0: as many as the back end has, at most `cpus` */
     unsigned cpus;
     int64_t patience; /* nanoseconds for an answer of the back end; 0: 10 s */
-    /* That the drive is gone, back, or of no more use: a sentence. By a thread of the drive's,
-     * which waits for the call to return. NULL: nobody listens. */
+    /* That the drive is gone, back, or of no more use: a sentence, not the same one again and
+     * again. By a thread of the drive's; it may not call the device, and a vCPU may be waiting for
+     * it to return. NULL: nobody listens. */
     void (*told)(void *opaque, const char *what);
     void *opaque;
 };

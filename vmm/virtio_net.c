@@ -39,10 +39,11 @@ bool net_may_pass(struct net *net, struct net_way *way, size_t length)
         return true;
     now = reactor_now();
     wait = limit_take(net->limits, NULL, way == &net->out, length, now, way->waited);
-    way->waited = wait > 0;
     way->paid = wait == 0;
-    if (wait > 0)
+    if (wait > 0) {
+        way->waited = true;
         net_wait_until(&way->limit, now + wait);
+    }
     return way->paid;
 }
 
@@ -167,6 +168,7 @@ static void stop(struct virtio_device *device, bool keep)
     if (!keep) {
         net->in.length = 0;
         net->in.paid = net->out.paid = false;
+        net->in.waited = net->out.waited = false;
     }
 }
 

@@ -15,7 +15,7 @@
 /* One way through the device, and the frame on it. */
 struct net_way {
     struct net_wait limit; /* until the limit may let it pass */
-    bool waited;           /* for the limit; of the next frame */
+    bool waited;           /* for the limit, and there has been a next frame ever since */
     bool paid;             /* the limit has let the next frame pass */
     struct virtio_net_direction counts;
     struct virtio_net_hdr_v1 header;

@@ -204,6 +204,8 @@ void net_serve_in(struct net *net)
         in->paid = false;
         any = true;
     }
+    if (rc <= 0 && looked < NET_ROUND) /* for something else now */
+        in->waited = false;
     if (any)
         vm_queue_publish(net->queues, NET_IN, &net->device);
     if (rc == -EPROTO)

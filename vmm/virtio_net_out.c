@@ -80,8 +80,7 @@ static int send_frame(struct net *net)
 
     if (chain->writable > 0)
         return -EPROTO;
-    if (chain->readable_bytes < HEADER_BYTES + NET_FRAME_MIN ||
-        chain->readable_bytes > HEADER_BYTES + NET_FRAME_MAX || !net->link->is_up) {
+    if (chain->readable_bytes < HEADER_BYTES + NET_FRAME_MIN || !net->link->is_up) {
         out->counts.drops++;
         return 0;
     }
@@ -93,6 +92,7 @@ static int send_frame(struct net *net)
         rc = net_link_send(net->link, &out->header, out->frame, out->length);
         if (rc == -EAGAIN) {
             net_link_await_out(net->link);
+            out->waited = false;
             return rc;
         }
         out->paid = false;
@@ -123,6 +123,8 @@ void net_serve_out(struct net *net)
         vm_queue_put(queues, NET_OUT, queues->chain.head, queues->chain.slots, 0);
         done++;
     }
+    if (rc == 0 && done < NET_ROUND) /* for the driver now */
+        net->out.waited = false;
     if (net_link_flush(net->link))
         net_link_await_out(net->link);
     if (done > 0)

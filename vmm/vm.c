@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* See vm.h. */
-#include "vm.h"
+#include "vm_impl.h"
 
 #include "acpi.h"
 #include "audit.h"
 #include "boot.h"
 #include "console.h"
-#include "firmware.h"
 #include "generation.h"
 #include "log.h"
 #include "report.h"
@@ -15,13 +14,11 @@
 #include "virtio_net.h"
 #include "vm_confine.h"
 #include "vm_control.h"
-#include "vm_devices.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,38 +28,9 @@
 #define POLL_NS        INT64_C(50000) /* the reactor is not where a guest's data go */
 #define SIGNAL_LOOK_NS INT64_C(250000000)
 
-/* What a vCPU has found: posted once, until the life of the guest has taken it. */
-struct posted {
-    struct reactor_message message;
-    struct vm *vm;
-    atomic_bool is_posted;
-};
-
-struct vm {
-    const struct vm_config *config;
-    struct vm_memory memory;
-    struct reactor *reactor;
-    struct vm_machine *machine;
-    struct vm_devices devices;
-    struct vm_firmware firmware; /* without a kernel */
-    struct vm_fw_cfg *fw_cfg;
-    struct vm_console *console;
-    struct audit *audit;
-    struct vm_control *control;
-    int kernel_fd, initrd_fd, signal_fd, control_fd;
-    struct posted reset, off, failed;
-    char failure[160]; /* why, when `failed` is posted */
-
-    /* Of the task that is the guest's life. */
-    struct task *life;
-    bool wants_reset, has_failed, is_ending, is_paused, is_pressed;
-    bool watches_signals; /* a task reads them */
-    unsigned resets;
-};
-
 /* ---- what vCPUs find ---- */
 
-static void post(struct posted *posted)
+static void post(struct vm_posted *posted)
 {
     if (!atomic_exchange(&posted->is_posted, true))
         reactor_post(posted->vm->reactor, &posted->message);
@@ -70,7 +38,7 @@ static void post(struct posted *posted)
 
 static struct vm *taken(struct reactor_message *message)
 {
-    struct posted *posted = (struct posted *)message;
+    struct vm_posted *posted = (struct vm_posted *)message;
 
     atomic_store(&posted->is_posted, false);
     return posted->vm;
@@ -265,6 +233,8 @@ static int prepare(struct vm *vm, struct vdisk_error *error)
     vm->devices =
         (struct vm_devices){.config = vm->config, .memory = &vm->memory, .reactor = vm->reactor};
     rc = vm_devices_begin(&vm->devices, &power, error);
+    if (rc == 0)
+        rc = vm_line_new(&vm->notice);
     if (rc == 0 && vm->config->firmware)
         rc = describe_to_firmware(vm);
     if (rc == 0)
@@ -287,7 +257,7 @@ static int make_machine(struct vm *vm, struct vdisk_error *error)
     if (rc == 0 && vm->fw_cfg)
         rc = vm_machine_add_rom(vm->machine, vm_firmware_at(&vm->firmware), vm->firmware.rom,
                                 vm->firmware.size);
-    return rc;
+    return rc ? rc : vm_machine_irqfd(vm->machine, VM_IRQ_GENERATION, vm->notice.fd);
 }
 
 /* Memory and processors as after power on. */
@@ -303,6 +273,9 @@ static int load_guest(struct vm *vm, struct vdisk_error *error)
     struct vm_entry entry;
     int rc = vm_generation_set(&vm->memory);
 
+    if (!vm->fw_cfg && vm->kernel_fd < 0)
+        return error_set(error, -ENOENT,
+                         "the guest begins anew, and was restored without a kernel");
     if (vm->fw_cfg) {
         vm_firmware_place(&vm->firmware, &vm->memory, &entry);
     } else {
@@ -324,6 +297,7 @@ int vm_new(const struct vm_config *config, struct vm **out, struct vdisk_error *
     *vm = (struct vm){
         .config = config,
         .memory = {.fd = -1},
+        .notice = {.fd = -1},
         .kernel_fd = -1,
         .initrd_fd = -1,
         .signal_fd = -1,
@@ -332,6 +306,10 @@ int vm_new(const struct vm_config *config, struct vm **out, struct vdisk_error *
         .off = {.message = {.run = take_off}, .vm = vm},
         .failed = {.message = {.run = take_failed}, .vm = vm},
     };
+    for (unsigned i = 0; i < config->nets; i++) {
+        vm->limits[i][0] = config->net[i].in;
+        vm->limits[i][1] = config->net[i].out;
+    }
     rc = prepare(vm, error);
     if (rc == 0)
         rc = make_machine(vm, error);
@@ -344,7 +322,7 @@ int vm_new(const struct vm_config *config, struct vm **out, struct vdisk_error *
         rc = vm_devices_wire(&vm->devices, error);
     }
     if (rc == 0)
-        rc = load_guest(vm, error);
+        rc = config->restore ? vm_restore(vm, error) : load_guest(vm, error);
     if (rc) {
         vm_free(vm);
         return rc;
@@ -368,6 +346,7 @@ void vm_free(struct vm *vm)
     vm_console_free(vm->console);
     vm_devices_free(&vm->devices);
     vm_machine_free(vm->machine);
+    vm_line_free(&vm->notice);
     vm_fw_cfg_free(vm->fw_cfg);
     vm_firmware_free(&vm->firmware);
     vm_memory_free(&vm->memory);
@@ -468,7 +447,7 @@ int vm_run(struct vm *vm, struct vdisk_error *error)
         life.result =
             vm_control_start(vm, vm->reactor, vm->config, vm->audit, listener, &vm->control, error);
     if (life.result == 0)
-        life.result = vm_machine_start(vm->machine);
+        life.result = vm->is_restored ? vm_go_on(vm) : vm_machine_start(vm->machine);
     reactor_run(vm->reactor);
     return life.result;
 }
@@ -486,9 +465,11 @@ void vm_pause(struct vm *vm)
 
 int vm_resume(struct vm *vm)
 {
+    if (vm->suspension)
+        return -EBUSY;
     if (!vm->is_paused)
         return 0;
-    vm->is_paused = false;
+    vm->is_paused = vm->is_suspended = false;
     vm_devices_resume(&vm->devices);
     return vm_machine_start(vm->machine);
 }
@@ -502,6 +483,7 @@ void vm_press_button(struct vm *vm)
 void vm_end(struct vm *vm)
 {
     vm->is_ending = true;
+    vm_suspend_cancel(vm);
     task_wake(&vm->life);
 }
 
@@ -521,6 +503,8 @@ int vm_set_net_limits(struct vm *vm, unsigned index, const struct limit_setting 
     if (index >= vm->config->nets)
         return error_set(error, VDISK_E_NOT_FOUND, "there is no network %u", index);
     virtio_net_limits(vm->devices.net[index], in, out);
+    vm->limits[index][0] = *in;
+    vm->limits[index][1] = *out;
     return 0;
 }
 
@@ -536,6 +520,12 @@ static json_t *drives_info(const struct vm *vm)
     return drives;
 }
 
+static json_t *limit_info(const struct limit_setting *limit)
+{
+    return json_pack("{s:I, s:I}", "rate", (json_int_t)limit->rate, "burst",
+                     (json_int_t)limit->burst);
+}
+
 static json_t *nets_info(const struct vm *vm)
 {
     json_t *nets = json_array();
@@ -549,24 +539,46 @@ static json_t *nets_info(const struct vm *vm)
         (void)snprintf(text, sizeof(text), "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2],
                        mac[3], mac[4], mac[5]);
         json_array_append_new(
-            nets, json_pack("{s:s, s:s, s:I}", "mac", text, net->tap ? "tap" : "socket",
-                            net->tap ? net->tap : net->socket, "vlan", (json_int_t)net->vlan));
+            nets, json_pack("{s:s, s:s, s:I, s:o, s:o}", "mac", text, net->tap ? "tap" : "socket",
+                            net->tap ? net->tap : net->socket, "vlan", (json_int_t)net->vlan, "in",
+                            limit_info(&vm->limits[i][0]), "out", limit_info(&vm->limits[i][1])));
     }
     return nets;
 }
 
+static const char *state_of(const struct vm *vm)
+{
+    return vm->suspension     ? "suspending"
+           : vm->is_suspended ? "suspended"
+           : vm->is_paused    ? "paused"
+                              : "running";
+}
+
+static void add_text(json_t *info, const char *name, const char *text)
+{
+    if (text)
+        json_object_set_new(info, name, json_string(text));
+}
+
 json_t *vm_info(const struct vm *vm)
 {
-    const char *console = vm_console_path(vm->console);
+    const struct vm_config *config = vm->config;
     json_t *info = json_pack(
         "{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:o, s:o}", "name", vm->config->name, "state",
-        vm->is_paused ? "paused" : "running", "pid", (json_int_t)getpid(), "cpus",
-        (json_int_t)vm->config->cpus, "memory_bytes", (json_int_t)vm->memory.size,
-        "given_back_bytes", (json_int_t)virtio_balloon_actual(vm->devices.balloon), "resets",
-        (json_int_t)vm->resets, "drives", drives_info(vm), "networks", nets_info(vm));
+        state_of(vm), "pid", (json_int_t)getpid(), "cpus", (json_int_t)vm->config->cpus,
+        "memory_bytes", (json_int_t)vm->memory.size, "given_back_bytes",
+        (json_int_t)virtio_balloon_actual(vm->devices.balloon), "resets", (json_int_t)vm->resets,
+        "drives", drives_info(vm), "networks", nets_info(vm));
 
-    if (info && console)
-        json_object_set_new(info, "console", json_string(console));
+    add_text(info, "console", vm_console_path(vm->console));
+    add_text(info, "kernel", config->kernel);
+    add_text(info, "initrd", config->initrd);
+    add_text(info, "command", config->command);
+    add_text(info, "firmware", config->firmware);
+    if (config->vsock)
+        json_object_set_new(
+            info, "vsock",
+            json_pack("{s:I, s:s}", "cid", (json_int_t)config->vsock_cid, "folder", config->vsock));
     return info;
 }
 

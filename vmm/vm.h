@@ -13,6 +13,7 @@
 #include "vdisk/error.h"
 
 #include <jansson.h>
+#include <stdbool.h>
 
 struct vm;
 
@@ -29,7 +30,15 @@ int vm_run(struct vm *vm, struct vdisk_error *error);
 /* No instruction is executed, and no device touches memory, until vm_resume(). Nothing if it is so
  * already. */
 void vm_pause(struct vm *vm);
+/* -EBUSY: it is being suspended. */
 int vm_resume(struct vm *vm);
+/*
+ * By a task: pauses it, and writes all that it is (vm_state.h) to a descriptor, which stays the
+ * caller's and does not block from now on. It stays paused in any case. -EBUSY: that is under way,
+ * or a drive has requests with a back end that is away; -ECANCELED: it ends; -errno.
+ */
+int vm_suspend(struct vm *vm, int fd, struct vdisk_error *error);
+bool vm_is_suspending(const struct vm *vm);
 void vm_press_button(struct vm *vm);
 /* vm_run() returns soon. */
 void vm_end(struct vm *vm);

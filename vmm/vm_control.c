@@ -10,6 +10,7 @@
 #include "vm.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -36,11 +37,13 @@ struct request {
     unsigned fields;               /* that were given */
     uint64_t size, net;
     struct limit_setting in, out;
+    int fd; /* that came with it, or -1 */
 };
 
 struct command {
     const char *name;
     enum control_role role;     /* the least that may do it */
+    bool disturbs;              /* a guest that is being suspended */
     unsigned required, allowed; /* fields */
     int (*run)(struct vm *vm, const struct request *request, json_t **result,
                struct vdisk_error *error);
@@ -108,6 +111,15 @@ static int run_stop(struct vm *vm, const struct request *request, json_t **resul
     return 0;
 }
 
+static int run_suspend(struct vm *vm, const struct request *request, json_t **result,
+                       struct vdisk_error *error)
+{
+    (void)result;
+    if (request->fd < 0)
+        return error_set(error, -EINVAL, "suspend needs a descriptor, to write the guest to");
+    return vm_suspend(vm, request->fd, error);
+}
+
 static int run_balloon(struct vm *vm, const struct request *request, json_t **result,
                        struct vdisk_error *error)
 {
@@ -123,14 +135,15 @@ static int run_limits(struct vm *vm, const struct request *request, json_t **res
 }
 
 static const struct command commands[] = {
-    {"info", CONTROL_VIEWER, 0, 0, run_info},
-    {"metrics", CONTROL_VIEWER, 0, 0, run_metrics},
-    {"pause", CONTROL_OPERATOR, 0, 0, run_pause},
-    {"resume", CONTROL_OPERATOR, 0, 0, run_resume},
-    {"power-button", CONTROL_OPERATOR, 0, 0, run_power_button},
-    {"stop", CONTROL_OPERATOR, 0, 0, run_stop},
-    {"balloon", CONTROL_OPERATOR, FIELD_SIZE, 0, run_balloon},
-    {"limits", CONTROL_OPERATOR, FIELD_NET, FIELD_IN | FIELD_OUT, run_limits},
+    {"info", CONTROL_VIEWER, false, 0, 0, run_info},
+    {"metrics", CONTROL_VIEWER, false, 0, 0, run_metrics},
+    {"pause", CONTROL_OPERATOR, false, 0, 0, run_pause},
+    {"resume", CONTROL_OPERATOR, true, 0, 0, run_resume},
+    {"power-button", CONTROL_OPERATOR, true, 0, 0, run_power_button},
+    {"stop", CONTROL_OPERATOR, false, 0, 0, run_stop},
+    {"balloon", CONTROL_OPERATOR, true, FIELD_SIZE, 0, run_balloon},
+    {"limits", CONTROL_OPERATOR, false, FIELD_NET, FIELD_IN | FIELD_OUT, run_limits},
+    {"suspend", CONTROL_OPERATOR, true, 0, 0, run_suspend},
 };
 
 /* {"rate": bytes a second, "burst": bytes}; a rate of 0 is no limit. */
@@ -221,12 +234,13 @@ static int serve(void *opaque, const struct control_peer *peer, const char *line
                  int fd, json_t **result, bool *is_last, struct vdisk_error *error)
 {
     const struct vm_control *control = opaque;
-    struct request request = {.command = NULL};
+    struct request request = {.command = NULL, .fd = fd};
     int rc = parse(line, length, &request, error);
 
-    (void)fd;
     if (rc == 0 && peer->role < request.command->role)
         rc = error_set(error, -EPERM, "this user may look only");
+    if (rc == 0 && request.command->disturbs && vm_is_suspending(control->vm))
+        rc = error_set(error, -EBUSY, "the guest is being suspended");
     if (rc == 0)
         rc = request.command->run(control->vm, &request, result, error);
     *is_last = rc == 0 && request.command->run == run_stop;

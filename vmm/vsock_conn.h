@@ -29,7 +29,7 @@ enum vsock_state {
 
 struct vsock_poll {
     struct reactor_op op;
-    bool armed, cancelled;
+    bool armed;
 };
 
 struct vsock_conn {
@@ -56,8 +56,8 @@ struct vsock_conn {
     bool out_done;    /* nothing more is sent: all was, or the program has gone */
     bool at_end;      /* the program has sent all */
     bool is_hung_up;  /* the program has gone; what it had sent may still be there */
-    struct vsock_poll in, out;
-    struct vsock_buffer buffer; /* of what the guest sent */
+    struct vsock_poll in, out, gone; /* for bytes, for room, for the program's going */
+    struct vsock_buffer buffer;      /* of what the guest sent */
     char line[VSOCK_LINE_MAX];
     unsigned line_length;
 };
@@ -126,8 +126,8 @@ void vsock_socket_send(struct vsock_conn *conn, const uint8_t *data, uint32_t le
 uint32_t vsock_socket_receive(struct vsock_conn *conn, uint8_t *data, uint32_t room);
 /* The program sees the end, now; what it was not sent is lost. By any thread. */
 void vsock_socket_close(struct vsock_conn *conn);
-/* Polls for what the connection waits for, and no longer for what it does not. True: nothing is in
- * flight, and the descriptor closed if it was to be. */
+/* Polls for what the connection waits for. True: the descriptor is closed, and nothing is in
+ * flight. */
 bool vsock_socket_watch(struct vsock_conn *conn);
 
 #endif

@@ -417,7 +417,7 @@ int vsock_conns_new(const struct vsock_conns_options *options, struct vsock_conn
     return 0;
 }
 
-static void cancel_all(struct vsock_conns *conns)
+static void end_all(struct vsock_conns *conns)
 {
     struct reactor *reactor = conns->options.reactor;
 
@@ -425,14 +425,9 @@ static void cancel_all(struct vsock_conns *conns)
         reactor_cancel(reactor, &conns->accept);
     if (conns->timer_armed)
         reactor_cancel(reactor, &conns->timer);
-    for (unsigned i = 0; i < VSOCK_CONNS_MAX; i++) {
-        struct vsock_conn *conn = conns->conn[i];
-
-        if (conn && conn->in.armed)
-            reactor_cancel(reactor, &conn->in.op);
-        if (conn && conn->out.armed)
-            reactor_cancel(reactor, &conn->out.op);
-    }
+    for (unsigned i = 0; i < VSOCK_CONNS_MAX; i++)
+        if (conns->conn[i])
+            vsock_socket_close(conns->conn[i]); /* ends its polls */
 }
 
 void vsock_conns_free(struct vsock_conns *conns)
@@ -440,7 +435,7 @@ void vsock_conns_free(struct vsock_conns *conns)
     if (!conns)
         return;
     conns->ending = true;
-    cancel_all(conns);
+    end_all(conns);
     while (conns->in_flight > 0 || conns->sweeping)
         reactor_step(conns->options.reactor, true);
     for (unsigned i = 0; i < VSOCK_CONNS_MAX; i++) {

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A connection as the host's program sees it: a Unix socket, non-blocking. Each descriptor has two
- * polls, for what comes and for room, made when they are waited for; the transfers themselves are
- * done on the spot.
+ * A connection as the host's program sees it: a Unix socket, non-blocking. Each has three polls:
+ * for bytes and for room, made when they are waited for, and one for the program's going, which is
+ * there all the time. The transfers themselves are done on the spot.
  *
- * A descriptor is closed when neither is in flight; the program sees the end before that, by
- * shutdown().
+ * A descriptor is closed when no poll is in flight. None is ever cancelled: shutdown() ends them
+ * all, and shows the program the end at once.
  */
 #include "vsock_handshake.h"
 
@@ -129,56 +129,58 @@ uint32_t vsock_socket_receive(struct vsock_conn *conn, uint8_t *data, uint32_t r
             end_out(conn);
         return 0;
     }
-    /* Less than there is room for was all; of one that has gone the end is still to come. */
-    if (got < (ssize_t)room && !conn->is_hung_up)
+    if (got < (ssize_t)room) /* was all, for now */
         conn->is_readable = false;
     return (uint32_t)got;
 }
 
-static void take_events(struct vsock_conn *conn, int events)
+/* The program has gone, for both directions. */
+static void hung_up(struct vsock_conn *conn)
 {
-    bool has_gone = events < 0 || events & (POLLHUP | POLLERR | POLLNVAL);
+    conn->is_hung_up = true;
+    conn->is_readable = true; /* at least the end */
+    if (conn->state == VSOCK_REQUESTED)
+        vsock_conn_break(conn);
+    else
+        end_out(conn);
+}
 
-    switch (conn->state) {
-    case VSOCK_HANDSHAKE:
+static void take_events(struct vsock_conn *conn, const struct vsock_poll *poll)
+{
+    int events = poll->op.result;
+
+    if (poll == &conn->out)
+        flush(conn);
+    else if (conn->state == VSOCK_HANDSHAKE)
         vsock_handshake_read(conn);
-        break;
-    case VSOCK_REQUESTED:
-        if (has_gone)
-            vsock_conn_break(conn);
-        break;
-    case VSOCK_OPEN:
+    else if (events < 0 || events & (POLLHUP | POLLERR | POLLNVAL))
+        hung_up(conn);
+    else
         conn->is_readable = true;
-        conn->is_hung_up = has_gone;
-        if (has_gone)
-            end_out(conn);
-        break;
-    default:
-        break;
-    }
 }
 
 /* ---- waiting ---- */
+
+static struct vsock_poll *poll_of(struct vsock_conn *conn, const struct reactor_op *op)
+{
+    if (op == &conn->in.op)
+        return &conn->in;
+    return op == &conn->out.op ? &conn->out : &conn->gone;
+}
 
 static void polled(struct reactor_op *op)
 {
     struct vsock_conn *conn = op->owner;
     struct vsock_conns *conns = conn->conns;
-    struct vsock_poll *poll = op == &conn->in.op ? &conn->in : &conn->out;
+    struct vsock_poll *poll = poll_of(conn, op);
 
     conns->in_flight--;
-    if (conns->ending) {
-        poll->armed = false;
+    if (conns->ending)
         return;
-    }
     conns->options.enter(conns->options.opaque);
-    poll->armed = poll->cancelled = false;
-    if (!conn->closed && op->result != -ECANCELED) {
-        if (poll == &conn->in)
-            take_events(conn, op->result);
-        else
-            flush(conn);
-    }
+    poll->armed = false;
+    if (!conn->closed)
+        take_events(conn, poll);
     vsock_conn_settle(conn);
     conns->options.leave(conns->options.opaque);
 }
@@ -187,14 +189,7 @@ static void watch(struct vsock_conn *conn, struct vsock_poll *poll, unsigned eve
 {
     struct vsock_conns *conns = conn->conns;
 
-    if (poll->armed) {
-        if (poll->op.events != events && !poll->cancelled) {
-            poll->cancelled = true;
-            reactor_cancel(conns->options.reactor, &poll->op);
-        }
-        return;
-    }
-    if (!events)
+    if (poll->armed)
         return;
     poll->op = (struct reactor_op){
         .kind = REACTOR_POLL,
@@ -208,31 +203,19 @@ static void watch(struct vsock_conn *conn, struct vsock_poll *poll, unsigned eve
     reactor_submit(conns->options.reactor, &poll->op);
 }
 
-/* What is readable is not polled for, and whether the program has gone only where nothing else
- * would show it. */
-static unsigned wanted_in(const struct vsock_conn *conn)
-{
-    if (conn->closed || conn->is_hung_up)
-        return 0;
-    switch (conn->state) {
-    case VSOCK_HANDSHAKE:
-        return POLLIN;
-    case VSOCK_REQUESTED:
-        return POLLHUP;
-    case VSOCK_OPEN:
-        if (!conn->in_done && !conn->is_readable)
-            return POLLIN;
-        return conn->in_done || vsock_credit_left(&conn->credit) == 0 ? POLLHUP : 0;
-    default:
-        return 0;
-    }
-}
-
 bool vsock_socket_watch(struct vsock_conn *conn)
 {
-    watch(conn, &conn->in, wanted_in(conn));
-    watch(conn, &conn->out, conn->buffer.length > 0 ? POLLOUT : 0);
-    if (!conn->closed || conn->in.armed || conn->out.armed)
+    if (!conn->closed) {
+        if (conn->state == VSOCK_HANDSHAKE ||
+            (conn->state == VSOCK_OPEN && !conn->in_done && !conn->is_readable))
+            watch(conn, &conn->in, POLLIN);
+        if (conn->buffer.length > 0)
+            watch(conn, &conn->out, POLLOUT);
+        if (conn->state != VSOCK_HANDSHAKE && !conn->is_hung_up)
+            watch(conn, &conn->gone, POLLHUP);
+        return false;
+    }
+    if (conn->in.armed || conn->out.armed || conn->gone.armed)
         return false;
     if (conn->fd >= 0)
         close(conn->fd);
