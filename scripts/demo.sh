@@ -103,37 +103,11 @@ debian() {
     end "$(grep -c ^Package: log) $how"
 }
 
-# settings ROOT: a name, its file system, and a console where root is logged in.
-settings() {
-    local units=$1/etc/systemd/system
-    echo debian >"$1/etc/hostname"
-    echo '/dev/vda / ext4 discard 0 0' >"$1/etc/fstab"
-    tr -d - </proc/sys/kernel/random/uuid >"$1/etc/machine-id"
-    mkdir -p "$units/console-getty.service.d" "$units/getty.target.wants"
-    ln -s /lib/systemd/system/console-getty.service "$units/getty.target.wants/"
-    ln -s /dev/null "$units/serial-getty@ttyS0.service"
-    ln -s /dev/null "$units/e2scrub_reap.service" # there is no LVM
-    printf '[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --keep-baud 115200 - dumb\n' \
-        >"$units/console-getty.service.d/root.conf"
-}
-# As root, or as the root that fakeroot makes of others.
-fill() {
-    mkdir root
-    tar -xpf "$cache/root.tar" -C root --exclude='./dev/*'
-    settings root
-    mke2fs -q -t ext4 -E lazy_itable_init=0,lazy_journal_init=0 -d root disk.raw 1G
-    rm -rf root
-}
-
 file_system() {
+    local as_root=()
+    [ "$(id -u)" = 0 ] || as_root=(fakeroot --)
     begin 'mke2fs: a file system with it, 1 GiB'
-    export -f fill settings
-    export cache
-    if [ "$(id -u)" = 0 ]; then
-        quietly bash -ec fill
-    else
-        quietly fakeroot -- bash -ec fill
-    fi
+    quietly "${as_root[@]}" bash "$VDISK_SRC/scripts/demo_root.sh" "$cache/root.tar" disk.raw
     end
     begin 'vdisk import: encrypted and compressed'
     (umask 077 && head -c 32 /dev/urandom >key)
