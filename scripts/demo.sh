@@ -38,9 +38,11 @@ begin() {
     line=$(printf '%2d  %s' "$steps" "$*")
     printf '%s' "$line"
 }
-end() { # WHAT_CAME_OF_IT
-    local took=$((${EPOCHREALTIME/./} - from)) rest=${1:+: $1}
-    printf '%s%*d.%d s\n' "$rest" $((88 - ${#line} - ${#rest})) $((took / 1000000)) $((took / 100000 % 10))
+end() { # WHAT_CAME_OF_IT: on a line of its own if it is long
+    local took=$((${EPOCHREALTIME/./} - from)) rest=${1:+: $1} more=
+    [ $((${#line} + ${#rest})) -le 70 ] || { more=$1; rest=; }
+    printf '%s%*d.%d s\n' "$rest" $((76 - ${#line} - ${#rest})) $((took / 1000000)) $((took / 100000 % 10))
+    [ -z "$more" ] || printf '      %s\n' "$more"
 }
 fail() {
     printf '\n'
@@ -86,10 +88,10 @@ recipe=(--variant=minbase --include=systemd-sysv,udev,dbus --aptopt='Acquire::La
     --dpkgopt='path-exclude=/usr/share/'{man,doc,locale,info}'/*' bookworm)
 
 debian() {
-    local how='as made before, in build/cache'
-    begin 'A Debian 12 root file system'
+    local how='packages, as kept in build/cache'
+    begin 'mmdebstrap: Debian 12'
     if [ "$(cat "$cache/recipe" 2>/dev/null)" != "${recipe[*]}" ]; then
-        how='by mmdebstrap'
+        how=packages
         rm -rf "$cache" && mkdir -p "$cache"
         mmdebstrap --quiet "${recipe[@]}" "$cache/new.tar" >log 2>&1 </dev/null || {
             ! grep -qE 'Could not (resolve|connect)|Temporary failure|Failed to fetch' log || status=77
@@ -99,41 +101,16 @@ debian() {
         echo "${recipe[*]}" >"$cache/recipe"
     fi
     tar -xOf "$cache/root.tar" ./var/lib/dpkg/status >log
-    end "$(grep -c ^Package: log) packages, $how"
-}
-
-# settings ROOT: a name, its file system, and a console where root is logged in.
-settings() {
-    local units=$1/etc/systemd/system
-    echo debian >"$1/etc/hostname"
-    echo '/dev/vda / ext4 discard 0 0' >"$1/etc/fstab"
-    tr -d - </proc/sys/kernel/random/uuid >"$1/etc/machine-id"
-    mkdir -p "$units/console-getty.service.d" "$units/getty.target.wants"
-    ln -s /lib/systemd/system/console-getty.service "$units/getty.target.wants/"
-    ln -s /dev/null "$units/serial-getty@ttyS0.service"
-    printf '[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --keep-baud 115200 - dumb\n' \
-        >"$units/console-getty.service.d/root.conf"
-}
-# As root, or as the root that fakeroot makes of others.
-fill() {
-    mkdir root
-    tar -xpf "$cache/root.tar" -C root --exclude='./dev/*'
-    settings root
-    mke2fs -q -t ext4 -E lazy_itable_init=0,lazy_journal_init=0 -d root disk.raw 1G
-    rm -rf root
+    end "$(grep -c ^Package: log) $how"
 }
 
 file_system() {
-    begin 'An ext4 file system with it, 1 GiB'
-    export -f fill settings
-    export cache
-    if [ "$(id -u)" = 0 ]; then
-        quietly bash -ec fill
-    else
-        quietly fakeroot -- bash -ec fill
-    fi
+    local as_root=()
+    [ "$(id -u)" = 0 ] || as_root=(fakeroot --)
+    begin 'mke2fs: a file system with it, 1 GiB'
+    quietly "${as_root[@]}" bash "$VDISK_SRC/scripts/demo_root.sh" "$cache/root.tar" disk.raw
     end
-    begin 'Into an encrypted, compressed image'
+    begin 'vdisk import: encrypted and compressed'
     (umask 077 && head -c 32 /dev/urandom >key)
     quietly vdisk import disk.raw drive.vdk --format raw --key-file key --quiet
     grep -qaF 'ID=debian' disk.raw || fail 'the file system is not Debian'
@@ -143,7 +120,7 @@ file_system() {
 }
 
 kernel() {
-    begin "Debian's kernel, and an initrd"
+    begin "Debian's cloud kernel, and an initrd"
     kernel_fetch cloud-amd64 || { cp .err log; status=77; fail 'the kernel could not be fetched'; }
     cp "$KERNEL_CACHE/cloud-amd64/vmlinuz" .
     root_busybox initial
@@ -214,15 +191,15 @@ recipe_of() { # DRIVE: what the guest's file says in it
 }
 
 afterwards() {
-    begin 'Every byte of the image is verified'
+    begin 'vdisk check: every byte is verified'
     quietly vdisk check drive.vdk --key-file key --quiet
     end 'sound'
 
-    begin 'What changed since the snapshot'
+    begin 'vdisk diff: what changed since then'
     quietly vdisk diff drive.vdk before --key-file key
     end "$(awk '{ sum += $2 } END { printf "%d ranges, %d KiB", NR, sum / 1024 }' log)"
 
-    begin 'The snapshot is read back, and the present'
+    begin 'vdisk export: the file then, and now'
     quietly vdisk export drive.vdk@before before.raw --key-file key --quiet
     quietly vdisk export drive.vdk now.raw --key-file key --quiet
     quietly e2fsck -fn now.raw
@@ -230,23 +207,23 @@ afterwards() {
     e2fsck -fp before.raw >log 2>&1 || [ $? = 1 ] || fail 'the file system of the snapshot is not clean'
     [ "$(recipe_of before.raw)" = 'the secret recipe' ] || fail 'the snapshot has not the old file'
     [ "$(recipe_of now.raw)" = 'all gone' ] || fail 'the present has not the new file'
-    end "\`$(recipe_of before.raw)', \`$(recipe_of now.raw)'"
+    end "$(recipe_of before.raw), $(recipe_of now.raw)"
     rm now.raw
 
-    begin 'One bit of a copy of the file is flipped'
+    begin 'One bit of a copy is flipped, and vdisk check says where'
     tamper
-    end "$(tail -n 1 log)"
+    end "$(sed -n 's/^damaged: \(.*\) are damaged.*/\1/p' log | head -n 1)"
 
-    begin 'Without the key'
+    begin 'With another key'
     (umask 077 && head -c 32 /dev/urandom >wrong)
     ends 4 vdisk export drive.vdk out.raw --key-file wrong
-    end "$(sed 's/^vdisk: //' log)"
+    end 'exit status 4, wrong key'
 
-    begin 'Back to the snapshot'
+    begin 'vdisk snapshot rollback'
     quietly vdisk snapshot rollback drive.vdk before --key-file key
     quietly vdisk diff drive.vdk before --key-file key
     [ ! -s log ] || fail 'the drive is not what it was'
-    end
+    end 'no difference'
 }
 
 # Where there is nothing at a place, nothing is damaged by it: then the next.
