@@ -5,6 +5,7 @@
 # system yet: uses the drives, and boots again. Then the files are checked, and it powers off.
 # shellcheck source-path=SCRIPTDIR source=guest_steps.sh
 . /steps
+MIB=8
 
 has_processors() {
     cat /proc/cpuinfo

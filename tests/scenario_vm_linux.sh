@@ -65,7 +65,7 @@ down 'vdiskd ends'
 clean 'the image is clean' a.vdk
 now=$(kib)
 echo "# $kib KiB before the guest discarded, $now after"
-verdict 'what the guest discarded is free again' "$([ "$now" -lt $((kib - (32 << 10))) ]; echo $?)"
+verdict 'what the guest discarded is free again' "$([ "$now" -lt $((kib - (8 << 10))) ]; echo $?)"
 holds 'what was read-only is as it was' b.vdk b.model
 t 'the drive is exported' vdisk export a.vdk out.raw
 t 'e2fsck: the file system is clean' e2fsck -fn out.raw
