@@ -167,8 +167,8 @@ guest() {
         follow here
         return
     fi
-    printf '    %s:\n' "$(tail -n 1 .err | sed 's/^vdisk-vmm: //')"
-    printf '    so this machine is emulated by QEMU, with a KVM in it: the KVM lab. All is slower there.\n'
+    printf '    %s.\n' "$(tail -n 1 .err | sed 's/^vdisk-vmm: //')"
+    printf '    So the guest runs in the KVM lab: QEMU emulates a machine that has KVM. All is slower there.\n'
     command -v qemu-system-x86_64 >/dev/null || impossible 'qemu-system-x86_64 is not installed'
     begin 'The KVM lab'
     lab_root lab "$VDISK_SRC/scripts/demo_guest.sh"
