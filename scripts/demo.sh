@@ -12,6 +12,7 @@ export VDISK_SRC PATH LC_ALL=C.UTF-8
 . scripts/lab.sh
 
 cache=$VDISK_SRC/build/cache/debian
+new_tar=$cache/new-$$.tar
 began=$SECONDS
 steps=0
 child=
@@ -22,7 +23,7 @@ leave() {
         kill "$child" 2>/dev/null || true
         wait "$child" 2>/dev/null || true
     fi
-    rm -rf "$work"
+    rm -rf "$work" "$new_tar"
 }
 trap leave EXIT
 trap 'exit 130' INT TERM
@@ -67,17 +68,12 @@ mib() { echo "$((($(stat -c %s "$1") + 524288) >> 20)) MiB"; }
 # ---- what is needed ----
 
 lacks() {
-    local tool
-    for tool in mmdebstrap mke2fs e2fsck debugfs; do
-        command -v "$tool" >/dev/null || { echo "$tool is not installed"; return; }
-    done
-    [ "$(id -u)" = 0 ] || command -v fakeroot >/dev/null ||
-        { echo 'fakeroot is not installed'; return; }
+    local tools=(mmdebstrap mke2fs e2fsck debugfs)
+    [ "$(id -u)" = 0 ] || tools+=(fakeroot newuidmap)
+    command -v vdisk-vmm >/dev/null || { echo 'vdisk-vmm is not built, or not for this processor'; return; }
+    kernel_lacks "${tools[@]}"
     [ "$(id -u)" = 0 ] || unshare --map-root-user --map-auto true 2>log ||
-        { echo "$(id -un) may not make user namespaces ($(head -n 1 log)), for mmdebstrap: run it as root"; return; }
-    command -v vdisk-vmm >/dev/null || { echo 'vdisk-vmm is for x86-64 processors'; return; }
-    # shellcheck disable=SC2119
-    kernel_lacks
+        echo "mmdebstrap wants to be root: $(id -un) may not make user namespaces ($(head -n 1 log))"
 }
 
 # ---- Debian ----
@@ -92,12 +88,12 @@ debian() {
     begin 'mmdebstrap: Debian 12'
     if [ "$(cat "$cache/recipe" 2>/dev/null)" != "${recipe[*]}" ]; then
         how=packages
-        rm -rf "$cache" && mkdir -p "$cache"
-        mmdebstrap --quiet "${recipe[@]}" "$cache/new.tar" >log 2>&1 </dev/null || {
+        mkdir -p "$cache"
+        mmdebstrap "${recipe[@]}" "$new_tar" >log 2>&1 </dev/null || {
             ! grep -qE 'Could not (resolve|connect)|Temporary failure|Failed to fetch' log || status=77
             fail 'mmdebstrap failed'
         }
-        mv "$cache/new.tar" "$cache/root.tar"
+        mv "$new_tar" "$cache/root.tar"
         echo "${recipe[*]}" >"$cache/recipe"
     fi
     tar -xOf "$cache/root.tar" ./var/lib/dpkg/status >log
@@ -168,8 +164,8 @@ guest() {
         follow here
         return
     fi
-    printf '    %s:\n' "$(tail -n 1 .err | sed 's/^vdisk-vmm: //')"
-    printf '    so this machine is emulated by QEMU, with a KVM in it: the KVM lab. All is slower there.\n'
+    printf '    %s.\n' "$(tail -n 1 .err | sed 's/^vdisk-vmm: //')"
+    printf '    So the guest runs in the KVM lab: QEMU emulates a machine that has KVM. All is slower there.\n'
     command -v qemu-system-x86_64 >/dev/null || impossible 'qemu-system-x86_64 is not installed'
     begin 'The KVM lab'
     lab_root lab "$VDISK_SRC/scripts/demo_guest.sh"
@@ -244,7 +240,7 @@ tamper() {
     [ "$ended" = 3 ] || fail "tampering was not noticed (exit status $ended)"
 }
 
-why=$(lacks)
+why=$(lacks | head -n 1)
 [ -z "$why" ] || impossible "$why (./quickstart installs what is needed)"
 debian
 file_system
