@@ -68,7 +68,7 @@ fi
 t 'it is imported' vdisk import disk.raw a.vdk
 guest vdisk run a.vdk --name "f$$" --firmware "$PWD/bios" --memory 256M --cpus 2 --console stdio
 stepped modules processors mount same_init umount again_word again_umount
-says '^DONE' || kill "$guest"
+says '^DONE' || vdisk ctl --vm "f$$" stop
 status=0
 wait "$guest" || status=$?
 is 'it powers off, and its process ends' "$status" 0
