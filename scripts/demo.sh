@@ -155,7 +155,7 @@ here() {
     exec bash "$VDISK_SRC/scripts/demo_guest.sh"
 }
 in_lab() {
-    lab_boot lab.initrd 900 'LAB_DISK=/dev/vda DEMO_PATIENCE=300 DEMO_KERNEL_WORDS=mitigations=off' \
+    lab_boot lab.initrd 900 'LAB_DISK=/dev/vda DEMO_PATIENCE=600 DEMO_KERNEL_WORDS=mitigations=off' \
         -drive file=lab.raw,format=raw,if=virtio,cache=unsafe
 }
 
