@@ -106,7 +106,9 @@ static int bind_socket(const char *path)
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     int fd = socket(AF_UNIX, SOCK_STREAM, 0);
 
-    snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
+    if (snprintf(address.sun_path, sizeof(address.sun_path), "%s", path) >=
+        (int)sizeof(address.sun_path))
+        return -1;
     return fd < 0 ? -1 : bind(fd, (struct sockaddr *)&address, sizeof(address));
 }
 
