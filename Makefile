@@ -335,6 +335,6 @@ help:
 	@echo 'make lint             clang-tidy, cppcheck, shellcheck   make analyze       gcc -fanalyzer'
 	@echo 'make tidy             layers, sizes, exported symbols, forbidden calls'
 	@echo 'make coverage         lines reached by the tests'
-	@echo 'make demo             a tour of the tool         make bench         measurements'
+	@echo 'make demo             the main job, in steps    make bench         measurements'
 	@echo 'make install          PREFIX=/usr/local DESTDIR=; and uninstall'
 	@echo 'Also: CC=clang, WERROR=1, V=1 (whole commands), CFLAGS, LDFLAGS.'

@@ -12,6 +12,7 @@ export VDISK_SRC PATH LC_ALL=C.UTF-8
 . scripts/lab.sh
 
 cache=$VDISK_SRC/build/cache/debian
+new_tar=$cache/new-$$.tar
 began=$SECONDS
 steps=0
 child=
@@ -22,7 +23,7 @@ leave() {
         kill "$child" 2>/dev/null || true
         wait "$child" 2>/dev/null || true
     fi
-    rm -rf "$work"
+    rm -rf "$work" "$new_tar"
 }
 trap leave EXIT
 trap 'exit 130' INT TERM
@@ -38,9 +39,11 @@ begin() {
     line=$(printf '%2d  %s' "$steps" "$*")
     printf '%s' "$line"
 }
-end() { # WHAT_CAME_OF_IT
-    local took=$((${EPOCHREALTIME/./} - from)) rest=${1:+: $1}
-    printf '%s%*d.%d s\n' "$rest" $((88 - ${#line} - ${#rest})) $((took / 1000000)) $((took / 100000 % 10))
+end() { # WHAT_CAME_OF_IT: on a line of its own if it is long
+    local took=$((${EPOCHREALTIME/./} - from)) rest=${1:+: $1} more=
+    [ $((${#line} + ${#rest})) -le 70 ] || { more=$1; rest=; }
+    printf '%s%*d.%d s\n' "$rest" $((76 - ${#line} - ${#rest})) $((took / 1000000)) $((took / 100000 % 10))
+    [ -z "$more" ] || printf '      %s\n' "$more"
 }
 fail() {
     printf '\n'
@@ -65,16 +68,12 @@ mib() { echo "$((($(stat -c %s "$1") + 524288) >> 20)) MiB"; }
 # ---- what is needed ----
 
 lacks() {
-    local tool
-    for tool in mmdebstrap mke2fs e2fsck debugfs; do
-        command -v "$tool" >/dev/null || { echo "$tool is not installed"; return; }
-    done
-    [ "$(id -u)" = 0 ] || command -v fakeroot >/dev/null ||
-        { echo 'fakeroot is not installed'; return; }
+    local tools=(mmdebstrap mke2fs e2fsck debugfs)
+    [ "$(id -u)" = 0 ] || tools+=(fakeroot newuidmap)
+    command -v vdisk-vmm >/dev/null || { echo 'vdisk-vmm is not built, or not for this processor'; return; }
+    kernel_lacks "${tools[@]}"
     [ "$(id -u)" = 0 ] || unshare --map-root-user --map-auto true 2>log ||
-        { echo "$(id -un) may not make user namespaces ($(head -n 1 log)), for mmdebstrap: run it as root"; return; }
-    command -v vdisk-vmm >/dev/null || { echo 'vdisk-vmm is for x86-64 processors'; return; }
-    kernel_lacks
+        echo "mmdebstrap wants to be root: $(id -un) may not make user namespaces ($(head -n 1 log))"
 }
 
 # ---- Debian ----
@@ -85,54 +84,29 @@ recipe=(--variant=minbase --include=systemd-sysv,udev,dbus --aptopt='Acquire::La
     --dpkgopt='path-exclude=/usr/share/'{man,doc,locale,info}'/*' bookworm)
 
 debian() {
-    local how='as made before, in build/cache'
-    begin 'A Debian 12 root file system'
+    local how='packages, as kept in build/cache'
+    begin 'mmdebstrap: Debian 12'
     if [ "$(cat "$cache/recipe" 2>/dev/null)" != "${recipe[*]}" ]; then
-        how='by mmdebstrap'
-        rm -rf "$cache" && mkdir -p "$cache"
-        mmdebstrap --quiet "${recipe[@]}" "$cache/new.tar" >log 2>&1 </dev/null || {
+        how=packages
+        mkdir -p "$cache"
+        mmdebstrap "${recipe[@]}" "$new_tar" >log 2>&1 </dev/null || {
             ! grep -qE 'Could not (resolve|connect)|Temporary failure|Failed to fetch' log || status=77
             fail 'mmdebstrap failed'
         }
-        mv "$cache/new.tar" "$cache/root.tar"
+        mv "$new_tar" "$cache/root.tar"
         echo "${recipe[*]}" >"$cache/recipe"
     fi
     tar -xOf "$cache/root.tar" ./var/lib/dpkg/status >log
-    end "$(grep -c ^Package: log) packages, $how"
-}
-
-# settings ROOT: a name, its file system, and a console where root is logged in.
-settings() {
-    local units=$1/etc/systemd/system
-    echo debian >"$1/etc/hostname"
-    echo '/dev/vda / ext4 discard 0 0' >"$1/etc/fstab"
-    tr -d - </proc/sys/kernel/random/uuid >"$1/etc/machine-id"
-    mkdir -p "$units/console-getty.service.d" "$units/getty.target.wants"
-    ln -s /lib/systemd/system/console-getty.service "$units/getty.target.wants/"
-    ln -s /dev/null "$units/serial-getty@ttyS0.service"
-    printf '[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --keep-baud 115200 - dumb\n' \
-        >"$units/console-getty.service.d/root.conf"
-}
-# As root, or as the root that fakeroot makes of others.
-fill() {
-    mkdir root
-    tar -xpf "$cache/root.tar" -C root --exclude='./dev/*'
-    settings root
-    mke2fs -q -t ext4 -E lazy_itable_init=0,lazy_journal_init=0 -d root disk.raw 1G
-    rm -rf root
+    end "$(grep -c ^Package: log) $how"
 }
 
 file_system() {
-    begin 'An ext4 file system with it, 1 GiB'
-    export -f fill settings
-    export cache
-    if [ "$(id -u)" = 0 ]; then
-        quietly bash -ec fill
-    else
-        quietly fakeroot -- bash -ec fill
-    fi
+    local as_root=()
+    [ "$(id -u)" = 0 ] || as_root=(fakeroot --)
+    begin 'mke2fs: a file system with it, 1 GiB'
+    quietly "${as_root[@]}" bash "$VDISK_SRC/scripts/demo_root.sh" "$cache/root.tar" disk.raw
     end
-    begin 'Into an encrypted, compressed image'
+    begin 'vdisk import: encrypted and compressed'
     (umask 077 && head -c 32 /dev/urandom >key)
     quietly vdisk import disk.raw drive.vdk --format raw --key-file key --quiet
     grep -qaF 'ID=debian' disk.raw || fail 'the file system is not Debian'
@@ -142,7 +116,7 @@ file_system() {
 }
 
 kernel() {
-    begin "Debian's kernel, and an initrd"
+    begin "Debian's cloud kernel, and an initrd"
     kernel_fetch cloud-amd64 || { cp .err log; status=77; fail 'the kernel could not be fetched'; }
     cp "$KERNEL_CACHE/cloud-amd64/vmlinuz" .
     root_busybox initial
@@ -181,7 +155,7 @@ here() {
     exec bash "$VDISK_SRC/scripts/demo_guest.sh"
 }
 in_lab() {
-    lab_boot lab.initrd 900 'LAB_DISK=/dev/vda DEMO_PATIENCE=300 DEMO_KERNEL_WORDS=mitigations=off' \
+    lab_boot lab.initrd 900 'LAB_DISK=/dev/vda DEMO_PATIENCE=600 DEMO_KERNEL_WORDS=mitigations=off' \
         -drive file=lab.raw,format=raw,if=virtio,cache=unsafe
 }
 
@@ -190,8 +164,8 @@ guest() {
         follow here
         return
     fi
-    printf '    %s:\n' "$(tail -n 1 .err | sed 's/^vdisk-vmm: //')"
-    printf '    so this machine is emulated by QEMU, with a KVM in it: the KVM lab. All is slower there.\n'
+    printf '    %s.\n' "$(tail -n 1 .err | sed 's/^vdisk-vmm: //')"
+    printf '    So the guest runs in the KVM lab: QEMU emulates a machine that has KVM. All is slower there.\n'
     command -v qemu-system-x86_64 >/dev/null || impossible 'qemu-system-x86_64 is not installed'
     begin 'The KVM lab'
     lab_root lab "$VDISK_SRC/scripts/demo_guest.sh"
@@ -213,15 +187,15 @@ recipe_of() { # DRIVE: what the guest's file says in it
 }
 
 afterwards() {
-    begin 'Every byte of the image is verified'
+    begin 'vdisk check: every byte is verified'
     quietly vdisk check drive.vdk --key-file key --quiet
     end 'sound'
 
-    begin 'What changed since the snapshot'
+    begin 'vdisk diff: what changed since then'
     quietly vdisk diff drive.vdk before --key-file key
     end "$(awk '{ sum += $2 } END { printf "%d ranges, %d KiB", NR, sum / 1024 }' log)"
 
-    begin 'The snapshot is read back, and the present'
+    begin 'vdisk export: the file then, and now'
     quietly vdisk export drive.vdk@before before.raw --key-file key --quiet
     quietly vdisk export drive.vdk now.raw --key-file key --quiet
     quietly e2fsck -fn now.raw
@@ -229,23 +203,23 @@ afterwards() {
     e2fsck -fp before.raw >log 2>&1 || [ $? = 1 ] || fail 'the file system of the snapshot is not clean'
     [ "$(recipe_of before.raw)" = 'the secret recipe' ] || fail 'the snapshot has not the old file'
     [ "$(recipe_of now.raw)" = 'all gone' ] || fail 'the present has not the new file'
-    end "\`$(recipe_of before.raw)', \`$(recipe_of now.raw)'"
+    end "$(recipe_of before.raw), $(recipe_of now.raw)"
     rm now.raw
 
-    begin 'One bit of a copy of the file is flipped'
+    begin 'One bit of a copy is flipped, and vdisk check says where'
     tamper
-    end "$(tail -n 1 log)"
+    end "$(sed -n 's/^damaged: \(.*\) are damaged.*/\1/p' log | head -n 1)"
 
-    begin 'Without the key'
+    begin 'With another key'
     (umask 077 && head -c 32 /dev/urandom >wrong)
     ends 4 vdisk export drive.vdk out.raw --key-file wrong
-    end "$(sed 's/^vdisk: //' log)"
+    end 'exit status 4, wrong key'
 
-    begin 'Back to the snapshot'
+    begin 'vdisk snapshot rollback'
     quietly vdisk snapshot rollback drive.vdk before --key-file key
     quietly vdisk diff drive.vdk before --key-file key
     [ ! -s log ] || fail 'the drive is not what it was'
-    end
+    end 'no difference'
 }
 
 # Where there is nothing at a place, nothing is damaged by it: then the next.
@@ -266,7 +240,7 @@ tamper() {
     [ "$ended" = 3 ] || fail "tampering was not noticed (exit status $ended)"
 }
 
-why=$(lacks)
+why=$(lacks | head -n 1)
 [ -z "$why" ] || impossible "$why (./quickstart installs what is needed)"
 debian
 file_system

@@ -6,7 +6,7 @@
 KERNEL_CACHE=$VDISK_SRC/build/cache/kernel
 # What is kept of a kernel, with what these need. Where one is built in, it is no module.
 KERNEL_MODULES=(virtio_pci virtio_mmio virtio_blk virtio_net virtio-rng virtio_balloon
-    vmw_vsock_virtio_transport button evdev ext4 loop kvm-amd tun veth bridge 8021q)
+    vmw_vsock_virtio_transport button evdev ext4 crc32c_generic loop kvm-amd tun veth bridge 8021q)
 
 # What is missing to fetch a kernel and to fill a file system, as one line; nothing if nothing is.
 kernel_lacks() {

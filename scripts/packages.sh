@@ -31,6 +31,7 @@ TEST_PACKAGES=(
 GUEST_PACKAGES=(
     qemu-system-x86
     busybox-static
+    grub-pc-bin grub-common
 )
 
 # On top of all, for .ci/run.

@@ -6,6 +6,7 @@
 
 export PATH=/bin:/sbin
 DRIVE=/dev/vda
+MIB=32 # are written bare, half as much in a file
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
@@ -17,7 +18,8 @@ step() { # NAME COMMAND...
     name=$1
     shift
     if "$@" >/tmp/out 2>&1; then
-        echo "STEP $name ok"
+        read -r uptime _ </proc/uptime
+        echo "STEP $name ok, at $uptime s"
     else
         tail -n 20 /tmp/out
         echo "STEP $name failed"
@@ -57,11 +59,11 @@ check() { # FILE FIO_OPTION...
 }
 
 files() { # FIO_OPTION...
-    check /mnt/fio --size=16m --rw=randrw --bsrange=4k-64k --ioengine=psync --fsync=32 "$@"
+    check /mnt/fio --size="$((MIB / 2))m" --rw=randrw --bsrange=4k-64k --ioengine=psync --fsync=32 "$@"
 }
 
 bare() { # FIO_OPTION...
-    check "$DRIVE" --direct=1 --ioengine=libaio --iodepth=16 --offset="$(half)m" --size=32m \
+    check "$DRIVE" --direct=1 --ioengine=libaio --iodepth=16 --offset="$(half)m" --size="${MIB}m" \
         --rw=randwrite --bs=8k "$@"
 }
 
@@ -71,7 +73,7 @@ rounds() {
     echo 'KILL' >/dev/ttyS0
     while ! read -r -t 0 _; do
         round=$((${round:-0} + 1))
-        check "$DRIVE" --direct=1 --ioengine=libaio --iodepth=8 --offset="$(($(half) + 64))m" --size=4m \
+        check "$DRIVE" --direct=1 --ioengine=libaio --iodepth=8 --offset="$(($(half) + 64))m" --size="$((MIB / 8))m" \
             --rw=randwrite --bs=4k --fsync=16 --randseed="$round" >/tmp/round || { cat /tmp/round; return 1; }
         no_errors || return
         echo "ROUND $round" >/dev/ttyS0

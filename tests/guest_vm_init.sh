@@ -5,6 +5,7 @@
 # system yet: uses the drives, and boots again. Then the files are checked, and it powers off.
 # shellcheck source-path=SCRIPTDIR source=guest_steps.sh
 . /steps
+MIB=8
 
 has_processors() {
     cat /proc/cpuinfo
@@ -23,7 +24,8 @@ is_read_only() { # DRIVE
 
 echo "BOOT $(cut -d ' ' -f 1 /proc/uptime) $(uname -r)"
 step modules modules virtio_mmio virtio_blk virtio-rng
-modprobe -q ext4
+# Of the cloud kernel they are a part.
+modprobe -aq ext4 crc32c_generic
 step processors has_processors
 if mount "$DRIVE" /mnt 2>/dev/null; then
     step again_fio_files files --verify_only

@@ -28,6 +28,7 @@ guest_initramfs() {
 guest() {
     rm -f .serial
     mkfifo .serial
+    : >serial # of another guest
     exec 8<>.serial
     "$@" <.serial >serial 2>.guest &
     guest=$!

@@ -21,7 +21,7 @@ LAB_SLOW=${VDISK_LAB_SLOW:-1}
 patience=$((100 * LAB_SLOW))
 
 LAB_GUEST_MODULES=(virtio_mmio virtio_blk virtio_net virtio-rng virtio_balloon
-    vmw_vsock_virtio_transport button ext4)
+    vmw_vsock_virtio_transport button ext4 crc32c_generic)
 
 lab_is_outside() {
     [ -z "${VDISK_LAB:-}" ]

@@ -46,6 +46,7 @@ completes() { # WORDS: what is offered for the last of them
         _ "$root/share/bash-completion/completions/vdisk" "$@"
 }
 is 'requests are completed' "$(completes vdisk ctl group-)" 'group-list group-limits-get group-limits-set'
+is 'those of a machine too' "$(completes vdisk ctl --vm web su)" suspend
 is 'options as well' "$(completes vdisk serve --vh)" --vhost-user
 is 'of all requests' "$(completes vdisk ctl '' | wc -w)" "$(wc -w <<<"$requests")"
 

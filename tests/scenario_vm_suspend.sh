@@ -4,7 +4,7 @@
 # a letter for each write to its drive: it goes on with the next letter; not with other drives, nor
 # with its own when they moved on; what fails leaves it running. What is mounted is so only here.
 if [ -z "${VDISK_UNSHARED-}" ] && unshare -m true 2>/dev/null; then
-    VDISK_UNSHARED=1 exec unshare -m "$0"
+    VDISK_UNSHARED=1 exec unshare -m bash "$0"
 fi
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$VDISK_SRC/tests/lib.sh"

@@ -38,7 +38,8 @@
 #define ALPHABET   26u
 
 static bool usable;
-static char program[PATH_MAX], kernel[PATH_MAX], address[PATH_MAX];
+static char program[PATH_MAX], address[PATH_MAX];
+static char spells[PATH_MAX], resets[PATH_MAX]; /* kernels */
 
 /* ---- the program ---- */
 
@@ -48,16 +49,30 @@ static struct {
     char next; /* letter that it says; 0: the first decides */
 } vm;
 
-static void become(const char *memory, int restore, const int out[2], const int err[2])
-{
-    char text[32];
-    const char *words[] = {"vdisk-vmm", "--kernel", kernel,    "--memory",  memory,
-                           "--console", "stdio",    "--quiet", "--control", address,
-                           "--restore", text,       NULL};
+struct start {
+    const char *memory; /* NULL: 16M */
+    const char *kernel; /* NULL: none */
+    int restore;        /* 0: it boots; -1: it is told to restore 0 */
+};
 
-    if (restore < 0)
-        words[10] = NULL;
-    snprintf(text, sizeof(text), "%d", restore);
+static void become(const struct start *start, const int out[2], const int err[2])
+{
+    const char *words[16] = {"vdisk-vmm", "--console", "stdio",    "--quiet",
+                             "--control", address,     "--memory", start->memory};
+    unsigned count = 8;
+    char text[32];
+
+    if (!start->memory)
+        words[7] = "16M";
+    if (start->kernel) {
+        words[count++] = "--kernel";
+        words[count++] = start->kernel;
+    }
+    if (start->restore) {
+        words[count++] = "--restore";
+        words[count++] = text;
+    }
+    snprintf(text, sizeof(text), "%d", start->restore > 0 ? start->restore : 0);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     setenv("ASAN_OPTIONS", "detect_leaks=0", 1); /* it may not look for them at its end */
     if (dup2(open("/dev/null", O_RDONLY), STDIN_FILENO) == STDIN_FILENO &&
@@ -67,8 +82,7 @@ static void become(const char *memory, int restore, const int out[2], const int 
     _exit(127);
 }
 
-/* restore -1: it boots. */
-static void begin(const char *memory, int restore)
+static void begin(struct start start)
 {
     int out[2], err[2];
 
@@ -76,7 +90,7 @@ static void begin(const char *memory, int restore)
     assert_int_equal(pipe2(err, O_CLOEXEC), 0);
     vm.pid = fork();
     if (vm.pid == 0)
-        become(memory, restore, out, err);
+        become(&start, out, err);
     assert_true(vm.pid > 0);
     close(out[1]);
     close(err[1]);
@@ -254,7 +268,7 @@ static void restore(const struct bytes *bytes)
 {
     int fd = file_of(bytes);
 
-    begin("16M", fd);
+    begin((struct start){.kernel = spells, .restore = fd});
     close(fd);
 }
 
@@ -291,13 +305,18 @@ static int tear_down(void **state)
     return 0;
 }
 
-static void boot(void)
+static void boot_from(const char *kernel)
 {
     if (!usable) {
         print_message("there is no KVM, or no vdisk-vmm beside $VDISK\n");
         skip();
     }
-    begin("16M", -1);
+    begin((struct start){.kernel = kernel});
+}
+
+static void boot(void)
+{
+    boot_from(spells);
     hear(5);
 }
 
@@ -454,7 +473,7 @@ static void test_what_is_of_another_guest_is_refused(void **state)
     ask("stop", NULL);
     assert_int_equal(finish(), 0);
     fd = file_of(&bytes);
-    begin("32M", fd);
+    begin((struct start){.kernel = spells, .restore = fd, .memory = "32M"});
     close(fd);
     assert_int_equal(finish(), 1);
     complained("had 16 MiB of memory, and is given 32 MiB");
@@ -477,7 +496,7 @@ static void test_it_can_be_ended_before_it_goes_on(void **state)
     assert_int_equal(finish(), 0);
     assert_int_equal(pipe(ends), 0);
     assert_int_equal(fcntl(ends[1], F_SETFD, FD_CLOEXEC), 0);
-    begin("16M", ends[0]);
+    begin((struct start){.kernel = spells, .restore = ends[0]});
     close(ends[0]);
     /* Once it has read that, it waits for more. */
     assert_true(bytes.size > 65536);
@@ -490,15 +509,73 @@ static void test_it_can_be_ended_before_it_goes_on(void **state)
     free(bytes.at);
 }
 
+static void hear_resets(unsigned count)
+{
+    for (char letter; count > 0; count--) {
+        assert_int_equal(read(vm.letters, &letter, 1), 1);
+        assert_int_equal(letter, 'r');
+    }
+}
+
+static void end_resetting(void)
+{
+    char letter;
+    int status;
+
+    ask("stop", NULL);
+    while (read(vm.letters, &letter, 1) == 1)
+        assert_int_equal(letter, 'r');
+    assert_int_equal(waitpid(vm.pid, &status, 0), vm.pid);
+    vm.pid = 0;
+    assert_int_equal(status, 0);
+}
+
+static void test_a_reset_that_is_due_is_not_lost(void **state)
+{
+    (void)state;
+    boot_from(resets);
+    hear_resets(3);
+    for (unsigned round = 0; round < 6; round++) {
+        struct bytes bytes = suspended();
+        int fd = file_of(&bytes);
+
+        end_resetting();
+        begin((struct start){.kernel = resets, .restore = fd});
+        hear_resets(3);
+        close(fd);
+        free(bytes.at);
+    }
+}
+
+static void test_without_a_kernel_it_goes_on_until_a_reset(void **state)
+{
+    struct bytes bytes;
+    int fd, status;
+
+    (void)state;
+    boot_from(resets);
+    hear_resets(1);
+    bytes = suspended();
+    end_resetting();
+    fd = file_of(&bytes);
+    begin((struct start){.restore = fd});
+    close(fd);
+    assert_int_equal(waitpid(vm.pid, &status, 0), vm.pid);
+    vm.pid = 0;
+    assert_int_equal(WEXITSTATUS(status), 1);
+    complained("was restored without a kernel");
+    free(bytes.at);
+}
+
 static void test_only_a_descriptor_that_is_open_will_do(void **state)
 {
     (void)state;
     if (!usable)
         skip();
-    begin("16M", 0);
+    begin((struct start){.kernel = spells, .restore = -1});
     assert_int_equal(finish(), 2);
     complained("--restore is the number of an open descriptor");
-    begin("16M", 1000);
+    begin((struct start){.kernel = spells, .restore = 1000});
     assert_int_equal(finish(), 2);
     complained("--restore is the number of an open descriptor");
 }
@@ -533,10 +610,13 @@ static void prepare(void)
 
     snprintf(copy, sizeof(copy), "%s", vdisk ? vdisk : "build/bin/vdisk");
     snprintf(program, sizeof(program), "%s/vdisk-vmm", dirname(copy));
-    snprintf(kernel, sizeof(kernel), "%s/kernel", folder ? folder : "/tmp");
-    snprintf(address, sizeof(address), "%s/vmm/socket", folder ? folder : "/tmp");
+    folder = folder ? folder : "/tmp";
+    snprintf(spells, sizeof(spells), "%s/spells", folder);
+    snprintf(resets, sizeof(resets), "%s/resets", folder);
+    snprintf(address, sizeof(address), "%s/vmm/socket", folder);
     usable = vm_kit_usable() && access(program, X_OK) == 0 &&
-             write_kernel(folder ? folder : "/tmp", "kernel", &vm_guest_spells);
+             write_kernel(folder, "spells", &vm_guest_spells) &&
+             write_kernel(folder, "resets", &vm_guest_resets);
 }
 
 int main(int argc, char **argv)
@@ -552,6 +632,8 @@ int main(int argc, char **argv)
         TEST(test_a_descriptor_is_needed_that_can_be_written),
         TEST(test_what_is_of_another_guest_is_refused),
         TEST(test_it_can_be_ended_before_it_goes_on),
+        TEST(test_a_reset_that_is_due_is_not_lost),
+        TEST(test_without_a_kernel_it_goes_on_until_a_reset),
         TEST(test_only_a_descriptor_that_is_open_will_do),
     };
 

@@ -656,3 +656,12 @@ GUEST(writes, VM_ENTRY_LONG, "64",
       "8:  mov $0x3f8, %dx\n"
       "    out %al, %dx\n"
       STOP)
+
+GUEST(resets, VM_ENTRY_LONG, "64",
+      "    mov $'r', %al\n"
+      "    mov $0x3f8, %dx\n"
+      "    out %al, %dx\n"
+      "    mov $6, %al\n"
+      "    mov $0xcf9, %dx\n"
+      "    out %al, %dx\n"
+      STOP)

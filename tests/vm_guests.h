@@ -69,8 +69,10 @@ extern const struct vm_guest vm_guest_draws;
  * It counts in a register and in memory, and says `!` and no more when they differ. It can be
  * anywhere. */
 extern const struct vm_guest vm_guest_spells;
-/* The same without memory, after each write to the drive at slot 0, of which sector 1 begins with
- * how many there were (4 bytes); `!` when one fails. */
+/* Says `r` on the serial port, and resets the machine. It can be anywhere. */
+extern const struct vm_guest vm_guest_resets;
+/* As vm_guest_spells without memory, after each write to the drive at slot 0, of which sector 1
+ * begins with how many there were (4 bytes); `!` when one fails. */
 extern const struct vm_guest vm_guest_writes;
 /* Writes 3, then 4, to VM_KIT_MMIO + 0x50, and reports 1. */
 extern const struct vm_guest vm_guest_kicks;

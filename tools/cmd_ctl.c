@@ -311,6 +311,31 @@ static int converse(const struct ctl *ctl, const json_t *root, int key)
     return status;
 }
 
+static int run(struct ctl *ctl, char **operands, int count)
+{
+    char path[RUNDIR_BYTES + 16];
+    int key = -1, status = OPTIONS_GO_ON;
+    json_t *root;
+
+    if (strcmp(operands[0], "suspend") == 0)
+        return suspend(ctl, operands, count);
+    if (ctl->vm)
+        status = find_machine(ctl, operands[0], path);
+    if (status != OPTIONS_GO_ON)
+        return status;
+    root = json_object();
+    status = is_for_machine(operands[0]) ? build_for_machine(ctl, operands, count, root)
+                                         : build(ctl, operands, count, root);
+    if (status == OPTIONS_GO_ON)
+        status = open_key(ctl, operands[0], root, &key);
+    if (status == OPTIONS_GO_ON)
+        status = converse(ctl, root, key);
+    if (key >= 0)
+        close(key);
+    json_decref(root);
+    return status;
+}
+
 int cmd_ctl(int argc, char **argv)
 {
     struct ctl ctl = {.socket = DEFAULT_SOCKET};
@@ -361,26 +386,8 @@ int cmd_ctl(int argc, char **argv)
         .max = 3,
         .groups = {own},
     };
-    char **operands, path[RUNDIR_BYTES + 16];
-    int count, key = -1, status = options_parse(&usage, argc, argv, &operands, &count);
+    char **operands;
+    int count, status = options_parse(&usage, argc, argv, &operands, &count);
 
-    if (status != OPTIONS_GO_ON)
-        return status;
-    if (strcmp(operands[0], "suspend") == 0)
-        return suspend(&ctl, operands, count);
-    if (ctl.vm)
-        status = find_machine(&ctl, operands[0], path);
-    if (status != OPTIONS_GO_ON)
-        return status;
-    json_t *root = json_object();
-    status = is_for_machine(operands[0]) ? build_for_machine(&ctl, operands, count, root)
-                                         : build(&ctl, operands, count, root);
-    if (status == OPTIONS_GO_ON)
-        status = open_key(&ctl, operands[0], root, &key);
-    if (status == OPTIONS_GO_ON)
-        status = converse(&ctl, root, key);
-    if (key >= 0)
-        close(key);
-    json_decref(root);
-    return status;
+    return status == OPTIONS_GO_ON ? run(&ctl, operands, count) : status;
 }

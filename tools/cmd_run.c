@@ -35,7 +35,6 @@
 #define AGAIN_MS   200 /* between starts of vdiskd */
 #define DAEMON     "vdiskd"
 #define MONITOR    "vdisk-vmm"
-#define OWN_MAX    4u /* texts: three paths, a name */
 
 struct run {
     struct keyopt key;
@@ -56,11 +55,14 @@ struct run {
     bool is_open;
     struct restore_guest was;
     char memory_text[24], cpus_text[12];
-    char *own[OWN_MAX];
-    unsigned owned;
     struct rundir dir;
     int signals;
     pid_t daemon, monitor; /* 0: none */
+};
+
+/* Texts of a run that are freed after it. */
+struct texts {
+    char *name, *kernel, *initrd, *firmware;
 };
 
 /* ---- programs ---- */
@@ -506,26 +508,19 @@ static int open_restored(struct run *run)
     return status == STATUS_DONE ? take_over(run) : status;
 }
 
-/* Text that lives as long as the run; NULL stays NULL. */
-static char *own(struct run *run, char *text)
-{
-    if (text)
-        run->own[run->owned++] = text;
-    return text;
-}
-
 /* Where a file is, whatever folder the guest goes on from later. */
-static int make_whole(struct run *run, const char **path)
+static int make_whole(const char **path, char **whole)
 {
-    const char *given = *path;
-
-    if (!given)
+    if (!*path)
         return STATUS_DONE;
-    *path = own(run, realpath(given, NULL));
-    return *path ? STATUS_DONE : report(given, -errno, NULL);
+    *whole = realpath(*path, NULL);
+    if (!*whole)
+        return report(*path, -errno, NULL);
+    *path = *whole;
+    return STATUS_DONE;
 }
 
-static int prepare(struct run *run, const char *image)
+static int prepare(struct run *run, const char *image, struct texts *own)
 {
     int status = settle_shares(run);
 
@@ -534,11 +529,11 @@ static int prepare(struct run *run, const char *image)
     for (unsigned i = 0; i < run->drives.count && status == STATUS_DONE; i++)
         status = add_image(run, run->drives.value[i]);
     if (status == STATUS_DONE)
-        status = make_whole(run, &run->kernel);
+        status = make_whole(&run->kernel, &own->kernel);
     if (status == STATUS_DONE)
-        status = make_whole(run, &run->initrd);
+        status = make_whole(&run->initrd, &own->initrd);
     if (status == STATUS_DONE)
-        status = make_whole(run, &run->firmware);
+        status = make_whole(&run->firmware, &own->firmware);
     if (status != STATUS_DONE)
         return status;
     if (!run->restore && !run->kernel && !run->firmware && access(FIRMWARE, R_OK))
@@ -548,11 +543,11 @@ static int prepare(struct run *run, const char *image)
     if (status == STATUS_DONE && run->restore)
         status = open_restored(run);
     if (status == STATUS_DONE && !run->name)
-        run->name = own(run, name_of(run->spec[0].path));
+        run->name = own->name = name_of(run->spec[0].path);
     return status == STATUS_DONE && !run->name ? report(NULL, -ENOMEM, NULL) : status;
 }
 
-static void release(struct run *run)
+static void release(struct run *run, struct texts *own)
 {
     if (run->is_open)
         statefile_close(&run->file);
@@ -560,8 +555,10 @@ static void release(struct run *run)
     keyopt_release(&run->held);
     if (run->signals >= 0)
         close(run->signals);
-    for (unsigned i = 0; i < run->owned; i++)
-        free(run->own[i]);
+    free(own->name);
+    free(own->kernel);
+    free(own->initrd);
+    free(own->firmware);
 }
 
 int cmd_run(int argc, char **argv)
@@ -615,14 +612,15 @@ int cmd_run(int argc, char **argv)
         .max = 1,
         .groups = {specs},
     };
+    struct texts own = {.name = NULL};
     char **operands;
     int count, status = options_parse(&usage, argc, argv, &operands, &count);
 
     if (status != OPTIONS_GO_ON)
         return status;
-    status = prepare(&run, operands[0]);
+    status = prepare(&run, operands[0], &own);
     if (status == STATUS_DONE)
         status = run_guest(&run);
-    release(&run);
+    release(&run, &own);
     return status;
 }

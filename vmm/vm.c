@@ -421,10 +421,12 @@ static void live(void *arg)
     struct life *life = arg;
     struct vm *vm = life->vm;
 
+    /* A guest may have reset itself before this task runs first: nobody woke it then. */
     while (!vm->is_ending && life->result == 0) {
-        task_park(&vm->life);
-        if (vm->wants_reset && !vm->is_ending)
+        if (vm->wants_reset)
             life->result = restart(vm, life->error);
+        else
+            task_park(&vm->life);
     }
     vm->is_ending = true;
     close_down(vm);
