@@ -98,6 +98,17 @@ static void begin(struct start start)
     vm.complaints = err[0];
 }
 
+/* What it has said of its end. */
+static const char *complaint(void)
+{
+    static char text[1024];
+    ssize_t length = read(vm.complaints, text, sizeof(text) - 1);
+
+    text[length > 0 ? length : 0] = 0;
+    close(vm.complaints);
+    return text;
+}
+
 /* It says so many letters, each the one after the last. */
 static void hear(unsigned count)
 {
@@ -106,7 +117,7 @@ static void hear(unsigned count)
         ssize_t got = read(vm.letters, text, count < sizeof(text) ? count : sizeof(text));
 
         if (got <= 0)
-            fail_msg("it has ended");
+            fail_msg("it has ended: %s", complaint());
         for (ssize_t i = 0; i < got; i++) {
             if (vm.next)
                 assert_int_equal(text[i], vm.next);
@@ -134,11 +145,8 @@ static int finish(void)
 
 static void complained(const char *words)
 {
-    char text[1024];
-    ssize_t length = read(vm.complaints, text, sizeof(text) - 1);
+    const char *text = complaint();
 
-    text[length > 0 ? length : 0] = 0;
-    close(vm.complaints);
     if (!strstr(text, words))
         fail_msg("`%s`, without `%s`", text, words);
 }
@@ -299,6 +307,8 @@ static int tear_down(void **state)
     if (vm.pid) {
         kill(vm.pid, SIGKILL);
         waitpid(vm.pid, NULL, 0);
+        /* The kernel may end its ring, and with that who listens, only after it. */
+        unlink(address);
     }
     memset(&vm, 0, sizeof(vm));
     alarm(0);
