@@ -4,7 +4,7 @@
 # microvm with the same kernel, initrd and memory; runs take turns, figures are medians. Where
 # /dev/kvm is of no use, in the KVM lab (scripts/lab.sh): its processor is emulated, and only the
 # ratio says something.
-VDISK_SRC=$(realpath "$(dirname "$0")/..")
+VDISK_SRC=${VDISK_SRC:-$(realpath "$(dirname "$0")/..")}
 : "${VDISK_LAB:=}" "${VDISK:=$VDISK_SRC/build/bin/vdisk}" "${TMPDIR:=}"
 if [ -z "$VDISK_LAB" ]; then
     TMPDIR=$(mktemp -d)
@@ -23,7 +23,7 @@ if lab_is_outside; then
     chmod 755 guest/init
     root_pack guest initrd
     cp "$KERNEL_CACHE/cloud-amd64/vmlinuz" cloud
-    kvm_is_fast || { lab "$0" serial 600 initrd cloud | grep '^[^#o]'; exit; }
+    kvm_is_fast || { lab "$VDISK_SRC/scripts/bench_vm.sh" serial 600 initrd cloud | grep '^[^#o]'; exit; }
     install -m 755 "$VDISK_SRC/tests/lab_peer.sh" vdisk-vmm-peer
     PATH=$PWD:$PATH
 fi
