@@ -27,6 +27,9 @@ RUNS ?= 1000
 PACKAGES := libsodium libzstd libcrypto
 # On top of these, for the daemon.
 DAEMON_PACKAGES := liburing jansson libssl libseccomp
+# For looking at what is on a drive, and for mounting it.
+FILES_PACKAGES := ext2fs com_err blkid
+FUSE_PACKAGES := fuse3
 
 comma := ,
 variant_of = $(if $(filter address%,$(1)),asan,$(if $(filter thread,$(1)),tsan,san-$(subst $(comma),-,$(1))))
@@ -50,22 +53,27 @@ EXTRA := $(if $(FUZZ),-fsanitize=fuzzer-no-link) $(if $(COVERAGE),--coverage) \
 
 # Programs see only the public headers; tests also see the library's own.
 INCLUDES_libvdisk := -Iinclude -Ilibvdisk
-INCLUDES_tools := -Iinclude -Itools
+INCLUDES_tools := -Iinclude -Itools -Ibackup -Ifuse
+INCLUDES_backup := -Iinclude -Ibackup -Itools
+INCLUDES_fuse = -Iinclude -Ifuse -Itools $(FUSE_CFLAGS)
 INCLUDES_vdiskd := -Iinclude -Ivdiskd -Itools
 INCLUDES_vmm := -Iinclude -Ivmm -Ivdiskd -Itools
 INCLUDES_bench := -Iinclude -Ivdiskd -Itests
-INCLUDES_tests := -Iinclude -Ilibvdisk -Itests -Itools -Ivdiskd -Ivmm
-INCLUDES_fuzz := $(INCLUDES_tests) -Ifuzz
+INCLUDES_tests = -Iinclude -Ilibvdisk -Itests -Itools -Ibackup -Ifuse -Ivdiskd -Ivmm $(FUSE_CFLAGS)
+INCLUDES_fuzz = $(INCLUDES_tests) -Ifuzz
 
 # A goal that compiles nothing works without the libraries.
 ifneq ($(filter-out clean help format format-check uninstall,$(or $(MAKECMDGOALS),all)),)
-ifneq ($(shell $(PKG_CONFIG) --exists $(PACKAGES) $(DAEMON_PACKAGES) 2>/dev/null && echo found),found)
-$(error $(PKG_CONFIG) does not find $(PACKAGES) $(DAEMON_PACKAGES): ./quickstart installs what a build needs)
+ifneq ($(shell $(PKG_CONFIG) --exists $(PACKAGES) $(DAEMON_PACKAGES) $(FILES_PACKAGES) $(FUSE_PACKAGES) 2>/dev/null && echo found),found)
+$(error $(PKG_CONFIG) does not find $(PACKAGES) $(DAEMON_PACKAGES) $(FILES_PACKAGES) $(FUSE_PACKAGES): ./quickstart installs what a build needs)
 endif
 PACKAGE_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(PACKAGES))
 PACKAGE_LIBS := $(shell $(PKG_CONFIG) --libs $(PACKAGES))
 JSON_LIBS := $(shell $(PKG_CONFIG) --libs jansson)
 DAEMON_LIBS := $(shell $(PKG_CONFIG) --libs $(DAEMON_PACKAGES))
+TOOL_LIBS := $(JSON_LIBS) $(shell $(PKG_CONFIG) --libs $(FILES_PACKAGES))
+FUSE_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(FUSE_PACKAGES))
+FUSE_LIBS := $(shell $(PKG_CONFIG) --libs $(FUSE_PACKAGES))
 endif
 
 COMPILE = $(CC) -std=gnu11 -D_GNU_SOURCE -pthread $(WARNINGS) $(HARDEN) $(SANITIZE) $(EXTRA) \
@@ -81,6 +89,8 @@ LIB_OBJECTS := $(call objects,$(wildcard libvdisk/*.c libvdisk/*.S))
 TOOL_OBJECTS := $(call objects,$(wildcard tools/*.c))
 # What other programs and tests may take from tools/: all but its main program.
 SHARED_OBJECTS := $(filter-out %/vdisk.c.o,$(TOOL_OBJECTS))
+BACKUP_OBJECTS := $(call objects,$(wildcard backup/*.c))
+FUSE_OBJECTS := $(call objects,$(wildcard fuse/*.c))
 DAEMON_OBJECTS := $(call objects,$(wildcard vdiskd/*.c))
 # The VMM knows one kind of processor; everything else is for all.
 IS_X86 := $(filter x86_64%,$(if $(PACKAGE_LIBS),$(shell $(CC) -dumpmachine)))
@@ -96,9 +106,13 @@ FUZZ_KIT_OBJECTS := $(filter-out $(FUZZ_DRIVER),$(call objects,$(filter-out $(FU
 LIBRARY := $(BUILD)/libvdisk.a
 TESTKIT := $(BUILD)/libtestkit.a
 SHARED := $(BUILD)/libshared.a
+BACKUP_LIBRARY := $(BUILD)/libvdiskbackup.a
+FUSE_LIBRARY := $(BUILD)/libvdiskfuse.a
+# What more than one program is made of, in the order of linking.
+COMMON := $(FUSE_LIBRARY) $(BACKUP_LIBRARY) $(SHARED) $(LIBRARY)
 DAEMON_LIBRARY := $(BUILD)/libvdiskd.a
 VMM_LIBRARY := $(BUILD)/libvmm.a
-PROGRAMS := $(BUILD)/bin/vdisk $(BUILD)/bin/vdiskd $(if $(IS_X86),$(if $(wildcard vmm/vdisk_vmm.c),$(BUILD)/bin/vdisk-vmm))
+PROGRAMS := $(BUILD)/bin/vdisk $(BUILD)/bin/vdiskd $(if $(wildcard fuse/vdisk_fuse.c),$(BUILD)/bin/vdisk-fuse) $(if $(IS_X86),$(if $(wildcard vmm/vdisk_vmm.c),$(BUILD)/bin/vdisk-vmm))
 TEST_PROGRAMS := $(TEST_SOURCES:tests/%.c=$(BUILD)/tests/%)
 FUZZ_PROGRAMS := $(FUZZ_SOURCES:fuzz/%.c=$(BUILD)/%)
 CORPUS_PROGRAMS := $(FUZZ_SOURCES:fuzz/fuzz_%.c=$(BUILD)/tests/corpus_%)
@@ -127,7 +141,7 @@ $(BUILD)/compile-flags: FORCE
 $(BUILD)/link-flags: FORCE
 	$(call remember,$(LINK) $(LIBS))
 $(BUILD)/members: FORCE
-	$(call remember,$(LIB_OBJECTS) : $(TOOL_OBJECTS) : $(DAEMON_OBJECTS) : $(VMM_OBJECTS) : $(KIT_OBJECTS) : $(FUZZ_KIT_OBJECTS))
+	$(call remember,$(LIB_OBJECTS) : $(TOOL_OBJECTS) : $(BACKUP_OBJECTS) : $(FUSE_OBJECTS) : $(DAEMON_OBJECTS) : $(VMM_OBJECTS) : $(KIT_OBJECTS) : $(FUZZ_KIT_OBJECTS))
 
 $(BUILD)/obj/%.c.o: %.c $(BUILD)/compile-flags
 	@mkdir -p $(@D)
@@ -153,6 +167,14 @@ $(SHARED): $(SHARED_OBJECTS) $(BUILD)/members
 	$(call say,AR,$@)
 	$(archive)
 
+$(BACKUP_LIBRARY): $(BACKUP_OBJECTS) $(BUILD)/members
+	$(call say,AR,$@)
+	$(archive)
+
+$(FUSE_LIBRARY): $(filter-out %/vdisk_fuse.c.o,$(FUSE_OBJECTS)) $(BUILD)/members
+	$(call say,AR,$@)
+	$(archive)
+
 $(VMM_LIBRARY): $(filter-out %/vdisk_vmm.c.o,$(VMM_OBJECTS)) $(BUILD)/members
 	$(call say,AR,$@)
 	$(archive)
@@ -163,40 +185,44 @@ $(DAEMON_LIBRARY): $(filter-out %/vdiskd.c.o,$(DAEMON_OBJECTS)) $(BUILD)/members
 
 link = $(quiet)mkdir -p $(@D); $(LINK) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(1) $(LIBS)
 
-$(BUILD)/bin/vdisk: $(TOOL_OBJECTS) $(LIBRARY) $(BUILD)/link-flags $(BUILD)/members
+$(BUILD)/bin/vdisk: $(TOOL_OBJECTS) $(COMMON) $(BUILD)/link-flags $(BUILD)/members
 	$(call say,LD,$@)
-	$(call link,$(JSON_LIBS))
+	$(call link,$(TOOL_LIBS))
 
-$(BUILD)/bin/vdiskd: $(filter %/vdiskd.c.o,$(DAEMON_OBJECTS)) $(DAEMON_LIBRARY) $(SHARED) $(LIBRARY) \
+$(BUILD)/bin/vdisk-fuse: $(filter %/vdisk_fuse.c.o,$(FUSE_OBJECTS)) $(COMMON) $(BUILD)/link-flags $(BUILD)/members
+	$(call say,LD,$@)
+	$(call link,$(TOOL_LIBS) $(FUSE_LIBS))
+
+$(BUILD)/bin/vdiskd: $(filter %/vdiskd.c.o,$(DAEMON_OBJECTS)) $(DAEMON_LIBRARY) $(COMMON) \
                      $(BUILD)/link-flags $(BUILD)/members
 	$(call say,LD,$@)
 	$(call link,$(DAEMON_LIBS))
 
-$(BUILD)/bin/vdisk-vmm: $(filter %/vdisk_vmm.c.o,$(VMM_OBJECTS)) $(VMM_LIBRARY) $(DAEMON_LIBRARY) $(SHARED) \
-                        $(LIBRARY) $(BUILD)/link-flags $(BUILD)/members
+$(BUILD)/bin/vdisk-vmm: $(filter %/vdisk_vmm.c.o,$(VMM_OBJECTS)) $(VMM_LIBRARY) $(DAEMON_LIBRARY) $(COMMON) \
+                        $(BUILD)/link-flags $(BUILD)/members
 	$(call say,LD,$@)
 	$(call link,$(DAEMON_LIBS))
 
 # What a test needs to be linked with besides is in tests/NAME.ldflags.
 $(TEST_PROGRAMS): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.c.o $(TESTKIT) $(VMM_LIBRARY) $(DAEMON_LIBRARY) \
-                  $(SHARED) $(LIBRARY) $(BUILD)/link-flags $(wildcard tests/*.ldflags)
+                  $(COMMON) $(BUILD)/link-flags $(wildcard tests/*.ldflags)
 	$(call say,LD,$@)
-	$(call link,$(strip $(file <tests/$*.ldflags)) $(DAEMON_LIBS) -lcmocka -lm)
+	$(call link,$(strip $(file <tests/$*.ldflags)) $(DAEMON_LIBS) $(TOOL_LIBS) $(FUSE_LIBS) -lcmocka -lm)
 
-$(BUILD)/bench/%: $(BUILD)/obj/bench/%.c.o $(TESTKIT) $(SHARED) $(LIBRARY) $(BUILD)/link-flags
+$(BUILD)/bench/%: $(BUILD)/obj/bench/%.c.o $(TESTKIT) $(COMMON) $(BUILD)/link-flags
 	$(call say,LD,$@)
 	$(call link)
 
 $(FUZZ_PROGRAMS): $(BUILD)/%: $(BUILD)/obj/fuzz/%.c.o $(FUZZ_KIT_OBJECTS) \
-                  $(TESTKIT) $(VMM_LIBRARY) $(DAEMON_LIBRARY) $(SHARED) $(LIBRARY) $(BUILD)/link-flags
+                  $(TESTKIT) $(VMM_LIBRARY) $(DAEMON_LIBRARY) $(COMMON) $(BUILD)/link-flags
 	$(call say,LD,$@)
-	$(call link,-fsanitize=fuzzer $(DAEMON_LIBS) -lcmocka -lm)
+	$(call link,-fsanitize=fuzzer $(DAEMON_LIBS) $(TOOL_LIBS) $(FUSE_LIBS) -lcmocka -lm)
 
 $(CORPUS_PROGRAMS): $(BUILD)/tests/corpus_%: $(BUILD)/obj/fuzz/fuzz_%.c.o $(FUZZ_DRIVER) \
-                    $(FUZZ_KIT_OBJECTS) $(TESTKIT) $(VMM_LIBRARY) $(DAEMON_LIBRARY) $(SHARED) $(LIBRARY) \
+                    $(FUZZ_KIT_OBJECTS) $(TESTKIT) $(VMM_LIBRARY) $(DAEMON_LIBRARY) $(COMMON) \
                     $(BUILD)/link-flags
 	$(call say,LD,$@)
-	$(call link,$(DAEMON_LIBS) -lcmocka -lm)
+	$(call link,$(DAEMON_LIBS) $(TOOL_LIBS) $(FUSE_LIBS) -lcmocka -lm)
 
 -include $(wildcard $(BUILD)/obj/*/*.d)
 

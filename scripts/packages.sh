@@ -8,6 +8,7 @@ BUILD_PACKAGES=(
     gcc libc6-dev make pkg-config
     libsodium-dev libzstd-dev libssl-dev
     liburing-dev libjansson-dev libseccomp-dev
+    libext2fs-dev comerr-dev libblkid-dev libfuse3-dev
 )
 
 # On top of these, for `make demo`.
