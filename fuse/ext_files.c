@@ -76,7 +76,7 @@ static int check_geometry(struct drive *drive, struct vdisk_error *error)
 
     if (drive->size < SUPER_OFFSET + SUPER_BYTES)
         return error_set(error, VDISK_E_NOT_FOUND, "there is no ext2, ext3 or ext4 file system");
-    result = drive_read(drive, SUPER_OFFSET, super, sizeof(super));
+    result = drive_get(drive, SUPER_OFFSET, super, sizeof(super));
     if (result)
         return error_set(error, result, "%s", vdisk_strerror(result));
     if (super[0x38] != 0x53 || super[0x39] != 0xef)

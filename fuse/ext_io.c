@@ -42,7 +42,7 @@ static int read_copy(struct ext_io *io, const struct jbd2_copy *copy, uint32_t s
 
     if (place == 0)
         return VDISK_E_MALFORMED;
-    result = drive_read(io->drive, place * io->block_bytes + skip, data, length);
+    result = drive_get(io->drive, place * io->block_bytes + skip, data, length);
     for (uint32_t i = skip; result == 0 && copy->escaped && i < 4 && i - skip < length; i++)
         data[i - skip] = (uint8_t)JBD2_MAGIC_BYTES[i];
     return result;
@@ -54,7 +54,7 @@ int ext_io_read(struct ext_io *io, uint64_t offset, void *data, uint64_t length)
     int result = 0;
 
     if (io->replay.count == 0)
-        return drive_read(io->drive, offset, data, length);
+        return drive_get(io->drive, offset, data, length);
     while (result == 0 && length > 0) {
         uint64_t block = offset / io->block_bytes;
         uint32_t skip = (uint32_t)(offset % io->block_bytes);
@@ -67,7 +67,7 @@ int ext_io_read(struct ext_io *io, uint64_t offset, void *data, uint64_t length)
             step += io->block_bytes;
         step = step < length ? step : length;
         result = copy ? read_copy(io, copy, skip, to, (uint32_t)step)
-                      : drive_read(io->drive, offset, to, step);
+                      : drive_get(io->drive, offset, to, step);
         to += step;
         offset += step;
         length -= step;

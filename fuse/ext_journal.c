@@ -62,7 +62,7 @@ static int read_block(void *owner, uint32_t block, void *data)
 
     if (io->journal[block] == 0)
         return VDISK_E_MALFORMED;
-    return drive_read(io->drive, io->journal[block] * io->block_bytes, data, io->block_bytes);
+    return drive_get(io->drive, io->journal[block] * io->block_bytes, data, io->block_bytes);
 }
 
 int ext_take_journal(struct ext_files *files, bool *changed, struct vdisk_error *error)

@@ -174,10 +174,10 @@ static int decode_features(struct super *super, uint8_t *bytes, struct vdisk_err
         return malformed(error, "the checksum of its superblock is wrong");
     if (super->incompat & INCOMPAT_FAST) {
         fast = fast ? fast : FAST_COMMITS;
-        if (fast >= super->last)
-            return malformed(error, "it has no room");
+        if (fast < 2 || fast >= super->last)
+            return malformed(error, "its parts do not fit");
         super->last -= fast;
-        super->fast = super->last;
+        super->fast = super->last + 1; /* the block between is not used */
     }
     return 0;
 }
