@@ -23,18 +23,17 @@ like_fsck() {
     [ $? -lt 4 ] || { not_ok "$1: e2fsck mends it"; return; }
     vdisk import "$2" dirty.vdk --quiet
     before=$(sha256sum <dirty.vdk)
-    rm -rf want have mended
-    mkdir want
-    debugfs -R 'rdump / want' mended.img >.out 2>&1
+    vdisk import mended.img mended.vdk --quiet
+    rm -rf want have
     t "$1: it comes out" vdisk cp --recursive dirty.vdk:/ have
-    diff -r --no-dereference -x lost+found want have >.out 2>&1
-    verdict "$1: as e2fsck finds it" $?
-    (cd want && find . -path ./lost+found -prune -o -type f -printf '%P %m %s %Ts\n' | sort) >.want
-    (cd have && find . -path ./lost+found -prune -o -type f -printf '%P %m %s %Ts\n' | sort) >.have
-    same "$1: with the same sizes and times" .want .have
+    vdisk cp --recursive mended.vdk:/ want
+    same_tree "$1: as e2fsck finds it" want have
+    described want >want.txt
+    described have >have.txt
+    same "$1: with the same sizes and times" want.txt have.txt
     json "$1: transactions are counted" "d['journal_transactions'] > 0" vdisk ls --json dirty.vdk:/
     is "$1: the image is not written to" "$(sha256sum <dirty.vdk)" "$before"
-    rm -f dirty.vdk
+    rm -f dirty.vdk mended.vdk
 }
 
 # ---- journals written by debugfs: no rights are needed ----
