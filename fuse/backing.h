@@ -26,6 +26,11 @@ struct access_change {
     bool durable;             /* when it returns */
     uint64_t offset, length;  /* bytes; within the drive */
     const void *data;         /* WRITE */
+    /* WRITE: called, or not, before the change is made, when what comes later is sure to be seen as
+     * later; a failure is then also told by the next flush or settle. NULL: only when it is made.
+     */
+    void (*taken)(void *opaque);
+    void *opaque;
 };
 
 /* All return 0 or an error, with access->error where there is more to say of it. Ranges lie within
@@ -36,8 +41,10 @@ struct access_ops {
     /* Of a part of the range, from its beginning to *reached, which is behind that. */
     int (*map)(struct access *access, unsigned state, uint64_t offset, uint64_t length,
                access_range *each, void *opaque, uint64_t *reached);
-    /* Of state 0; NULL where nothing can be written. */
+    /* Of state 0; these two are NULL where nothing can be written. */
     int (*change)(struct access *access, const struct access_change *change);
+    /* Waits for every write that was taken, and tells whether any has failed. */
+    int (*settle)(struct access *access);
     /* The text of info.json, to be freed. */
     int (*info)(struct access *access, char **text);
     void (*close)(struct access *access);
@@ -81,6 +88,10 @@ struct backing_image_options {
 };
 int backing_open_image(const char *name, const struct backing_image_options *options,
                        struct backing **out, struct vdisk_error *error);
+
+/* The same image for writing, always as recorded and its live state. */
+int backing_open_engine(const char *name, const struct backing_image_options *options,
+                        struct backing **out, struct vdisk_error *error);
 
 /* ---- what the kinds have in common (backing.c) ---- */
 

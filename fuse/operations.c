@@ -372,16 +372,34 @@ static int change(struct server *server, const struct handle *handle,
     return rc;
 }
 
+struct writing {
+    fuse_req_t request;
+    uint64_t length;
+    bool replied;
+};
+
+static void reply_taken(void *opaque)
+{
+    struct writing *writing = opaque;
+
+    writing->replied = true;
+    tree_changed(server_of(writing->request)->tree); /* whoever looks from now on waits for it */
+    (void)fuse_reply_write(writing->request, writing->length);
+}
+
+/* The data is in this thread's memory, which waits until it is written; others go on meanwhile. */
 static void do_write(fuse_req_t request, fuse_ino_t inode, const char *data, size_t size,
                      off_t offset, struct fuse_file_info *file)
 {
     const struct handle *handle = handle_of(file);
+    struct writing writing = {.request = request, .length = size};
     struct access_change wanted = {
         .op = VDISK_WRITE,
         .durable = (file->flags & (O_SYNC | O_DSYNC)) != 0,
         .offset = (uint64_t)offset,
-        .length = size,
         .data = data,
+        .taken = reply_taken,
+        .opaque = &writing,
     };
     int rc;
 
@@ -390,13 +408,31 @@ static void do_write(fuse_req_t request, fuse_ino_t inode, const char *data, siz
         fail(request, size ? -ENOSPC : 0);
         return;
     }
-    if (wanted.length > handle->view.length - wanted.offset)
-        wanted.length = handle->view.length - wanted.offset;
+    if (writing.length > handle->view.length - wanted.offset)
+        writing.length = handle->view.length - wanted.offset;
+    wanted.length = writing.length;
     rc = change(server_of(request), handle, &wanted);
+    if (writing.replied)
+        return;
     if (rc)
         fail(request, rc);
     else
-        (void)fuse_reply_write(request, wanted.length);
+        reply_taken(&writing);
+}
+
+/* On each close of a descriptor. */
+static void do_flush(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *file)
+{
+    const struct handle *handle = handle_of(file);
+    struct access *access = server_access();
+    int rc = 0;
+
+    (void)inode;
+    if (!server_of(request)->backing->writable)
+        rc = -ENOSYS; /* it is not asked for again */
+    else if (handle->view.writable && (file->flags & O_ACCMODE) != O_RDONLY)
+        rc = access ? access->ops->settle(access) : -EIO;
+    fail(request, rc);
 }
 
 static void do_fsync(fuse_req_t request, fuse_ino_t inode, int only_data,
@@ -482,6 +518,7 @@ const struct fuse_lowlevel_ops operations = {
     .read = do_read,
     .lseek = do_lseek,
     .write = do_write,
+    .flush = do_flush,
     .fsync = do_fsync,
     .fallocate = do_fallocate,
     .statfs = do_statfs,

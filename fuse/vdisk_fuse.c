@@ -145,7 +145,8 @@ static int open_image(struct mount *mount, struct backing **out)
         .base = mount->base,
         .unlocked = unlocked,
     };
-    rc = backing_open_image(mount->operand, &options, out, &error);
+    rc = mount->write ? backing_open_engine(mount->operand, &options, out, &error)
+                      : backing_open_image(mount->operand, &options, out, &error);
     vdisk_unlocked_free(unlocked);
     return rc ? report(mount->spec.path, rc, &error) : STATUS_DONE;
 }
