@@ -38,6 +38,8 @@ static const struct command commands[] = {
     {"audit", "verify the daemon's audit log", cmd_audit},
     {"serve", "serve an image by NBD or vhost-user", cmd_serve},
     {"run", "a virtual machine on encrypted drives", cmd_run},
+    {"mount", "show a drive and its snapshots as files", cmd_mount},
+    {"umount", "take that away", cmd_umount},
     {"ctl", "ask a running daemon, or virtual machine", cmd_ctl},
     {NULL, NULL, NULL},
 };
