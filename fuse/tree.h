@@ -8,6 +8,9 @@
  *     snapshots/NAME/disk
  *     snapshots/NAME/partitions/1 ...
  *
+ * and, if files are shown, files/1 ... (or files/disk, without a table of partitions) and the same
+ * of snapshots: the root folders of file systems (contents.h).
+ *
  * Inode numbers are made of what they stand for and never change. Every drive and partition is a
  * view: a range of a state of the backing. Tables of partitions are read when they are first asked
  * for; that of a drive which may be written again when something has been written to it.
@@ -30,6 +33,7 @@
 #define TREE_BLOCK      (1u << 20)  /* what a program should read at a time */
 #define TREE_NAME_BYTES (VDISK_NAME_MAX + 1)
 
+struct contents;
 struct tree;
 
 /* A range of a state. */
@@ -39,8 +43,9 @@ struct tree_view {
     bool writable;
 };
 
-/* The backing must outlive it. NULL without memory. */
-struct tree *tree_new(struct backing *backing);
+/* The backing, and the contents, must outlive it; `contents` NULL: no files are shown. NULL without
+ * memory. */
+struct tree *tree_new(struct backing *backing, struct contents *contents);
 void tree_free(struct tree *tree);
 
 /* The inode of a name in a folder. -ENOENT, -ENOTDIR, -ENOMEM. */

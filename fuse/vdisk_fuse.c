@@ -35,7 +35,7 @@ struct mount {
     struct keyopt key;
     struct option_size key_fd;
     const char *key_kind, *base, *log;
-    bool write, foreground;
+    bool write, files, foreground;
     const char *operand, *folder;
     struct imagespec spec;
     int waiting; /* whoever waits for us reads the other end; -1: nobody */
@@ -181,7 +181,7 @@ static int serve(struct mount *mount, struct backing *backing, int log)
 {
     struct running running = {.mount = mount, .log = log};
     struct server_options options = {
-        .backing = backing, .device = -1, .up = is_up, .opaque = &running};
+        .backing = backing, .device = -1, .up = is_up, .opaque = &running, .files = mount->files};
     struct vdisk_error error = {.code = 0};
     struct server *server;
     int rc = mountpoint_mount(mount->folder, mount->operand, mount->write, &options.device, &error);
@@ -224,6 +224,7 @@ static int parse(struct mount *mount, int argc, char **argv)
 {
     const struct option_spec own[] = {
         {"write", OPTION_FLAG, &mount->write, NULL, "the drive may be written"},
+        {"files", OPTION_FLAG, &mount->files, NULL, "also the files of ext2, ext3 and ext4"},
         {"foreground", OPTION_FLAG, &mount->foreground, NULL, "stays, and logs to standard error"},
         {"log", OPTION_TEXT, &mount->log, "FILE", "what goes wrong is told there"},
         {"base", OPTION_TEXT, &mount->base, "IMAGE",

@@ -23,7 +23,7 @@
 struct mount {
     struct keyopt key;
     const char *log, *base;
-    bool write;
+    bool write, files;
 };
 
 /* ---- mount ---- */
@@ -42,6 +42,7 @@ static int become(const struct mount *mount, const char *operand, const char *fo
         launch_add(&words, "--key-kind=%s", launch_key_kind(key->kind));
     }
     launch_flag(&words, "write", mount->write);
+    launch_flag(&words, "files", mount->files);
     if (mount->log)
         launch_add(&words, "--log=%s", mount->log);
     if (mount->base)
@@ -70,6 +71,8 @@ static int start(const struct mount *mount, const char *operand, const char *fol
         return report(spec.path, -errno, NULL);
     if (spec.snapshot[0] && mount->write)
         return report_usage("mount", "%s names a snapshot, which nobody may write", operand);
+    if (mount->files && mount->write)
+        return report_usage("mount", "--files is for reading, it does not go with --write");
     status = keyopt_load(&mount->key, KEYOPT_OPEN, "mount", spec.path, &held);
     if (status == STATUS_DONE)
         status = become(mount, operand, folder, &held.key);
@@ -82,6 +85,8 @@ int cmd_mount(int argc, char **argv)
     struct mount mount = {.key = {.prefix = ""}};
     const struct option_spec own[] = {
         {"write", OPTION_FLAG, &mount.write, NULL, "`disk` and its partitions may be written"},
+        {"files", OPTION_FLAG, &mount.files, NULL,
+         "also the files of ext2, ext3 and ext4 file systems, in files/1 ..., to read"},
         {"log", OPTION_TEXT, &mount.log, "FILE", "what goes wrong is told there"},
         {"base", OPTION_TEXT, &mount.base, "IMAGE",
          "where the base of this overlay is, if it has moved"},
