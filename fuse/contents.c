@@ -3,6 +3,7 @@
 #include "contents.h"
 
 #include "log.h"
+#include "probe.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -21,7 +22,7 @@ struct contents_fs {
     struct drive drive;
     struct access *access;   /* of whoever holds the mutex */
     struct ext_files *files; /* NULL: not open */
-    bool absent;             /* there is none that can be read here */
+    int absent;              /* there is none that can be read here: why not */
     uint64_t used;           /* when, in uses of all */
     struct contents *of;
 };
@@ -177,12 +178,16 @@ static int open_fs(struct contents_fs *fs)
     int rc = ext_files_open(&fs->drive, &fs->files, &error);
 
     if (rc == VDISK_E_NOT_FOUND) {
-        fs->absent = true;
-        return -ENOENT;
+        struct probe probe = {.is_file_system = false};
+
+        rc = probe_drive(&fs->drive, &probe);
+        fs->absent = rc ? 0 : probe.is_file_system ? -EMEDIUMTYPE : -ENOENT;
+        return rc ? rc : fs->absent;
     }
     if (rc) {
         tell(fs, "files-failed", error.text);
-        fs->absent = rc == VDISK_E_MALFORMED || rc == VDISK_E_UNSUPPORTED || rc == VDISK_E_LIMIT;
+        if (rc == VDISK_E_MALFORMED || rc == VDISK_E_UNSUPPORTED || rc == VDISK_E_LIMIT)
+            fs->absent = -ENOENT;
         return rc;
     }
     tell_what_is_missing(fs);
@@ -201,7 +206,7 @@ static int enter(struct contents_fs *fs, struct access *access)
     pthread_mutex_lock(&fs->mutex);
     fs->access = access;
     if (fs->absent)
-        rc = -ENOENT;
+        rc = fs->absent;
     else if (!fs->files)
         rc = open_fs(fs);
     if (rc) {
@@ -224,7 +229,7 @@ int contents_root(struct contents *contents, struct access *access, const struct
         return -ENOMEM;
     rc = enter(at.fs, access);
     if (rc)
-        return rc == -ENOMEM ? rc : -ENOENT; /* it was said why */
+        return rc == -ENOMEM || rc == -EMEDIUMTYPE ? rc : -ENOENT; /* it was said why */
     *inode = contents_inode(&at, EXT_FILES_ROOT);
     contents_leave(&at);
     return 0;

@@ -28,7 +28,8 @@ static inline bool contents_has(uint64_t inode)
 }
 
 /* The root folder of the file system that is on a view, which is `name` for messages. -ENOENT:
- * there is none that is read here; -ENOMEM. */
+ * there is none, or it cannot be read; -EMEDIUMTYPE: it is of a kind that is not read here;
+ * -ENOMEM. */
 int contents_root(struct contents *contents, struct access *access, const struct tree_view *view,
                   const char *name, uint64_t *inode);
 

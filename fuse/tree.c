@@ -30,7 +30,8 @@ enum part_of_state {
     STATE_DISK,
     STATE_PARTITIONS,
     STATE_FILES,
-    STATE_PARTITION, /* and from here on, by number */
+    STATE_PARTITION,       /* and from here on, by number */
+    STATE_POINT = 1 << 15, /* of the drive; and from here on those of partitions, by number */
 };
 
 struct counted {
@@ -198,6 +199,12 @@ static void leave(struct tree_state *state)
 
 /* ---- names ---- */
 
+/* State 0 and the snapshots. */
+static unsigned shown_states(const struct tree *tree)
+{
+    return tree->backing->scratch ? tree->backing->scratch : tree->backing->count;
+}
+
 /* That of a partition. */
 static bool is_number(const char *name, unsigned *number)
 {
@@ -208,7 +215,7 @@ static bool is_number(const char *name, unsigned *number)
         return false;
     wanted = strtoul(name, &end, 10);
     *number = (unsigned)wanted;
-    return !*end && wanted < STATE_UNIT - STATE_PARTITION;
+    return !*end && wanted < STATE_POINT - STATE_PARTITION;
 }
 
 static int lookup_partition(struct tree *tree, struct access *access, unsigned number,
@@ -271,7 +278,13 @@ static int root_of_files(struct tree *tree, struct access *access, unsigned numb
         (void)snprintf(path, sizeof(path), "%sfiles/%u", prefix, wanted);
     else
         (void)snprintf(path, sizeof(path), "%sfiles/disk", prefix);
-    return contents_root(tree->contents, access, &view, path, inode);
+    rc = contents_root(tree->contents, access, &view, path, inode);
+    if (rc != -EMEDIUMTYPE)
+        return rc;
+    if (!tree->backing->scratch || number > 0)
+        return -ENOENT;
+    *inode = inode_of(number, STATE_POINT + wanted);
+    return 0;
 }
 
 static int lookup_files(struct tree *tree, struct access *access, unsigned number, const char *name,
@@ -337,6 +350,8 @@ static int lookup_in_root(const struct tree *tree, const char *name, uint64_t *i
         *inode = TREE_SNAPSHOTS;
     else if (strcmp(name, MOUNTPOINT_SERVER) == 0)
         *inode = TREE_SERVER;
+    else if (tree->backing->scratch && strcmp(name, TREE_SCRATCH) == 0)
+        *inode = inode_of(tree->backing->scratch, STATE_FOLDER);
     else
         return lookup_in_state(tree, 0, name, inode);
     return 0;
@@ -350,7 +365,7 @@ int tree_lookup(struct tree *tree, struct access *access, uint64_t folder, const
     if (folder == TREE_ROOT)
         return lookup_in_root(tree, name, inode);
     if (folder == TREE_SNAPSHOTS) {
-        for (unsigned i = 1; i < tree->backing->count; i++) {
+        for (unsigned i = 1; i < shown_states(tree); i++) {
             if (strcmp(tree->backing->state[i].name, name) == 0) {
                 *inode = inode_of(i, STATE_FOLDER);
                 return 0;
@@ -393,7 +408,7 @@ int tree_list(struct tree *tree, struct access *access, uint64_t folder, uint64_
     unsigned state = 0, part = STATE_FOLDER;
 
     if (folder == TREE_SNAPSHOTS) {
-        if (number + 1 >= tree->backing->count)
+        if (number + 1 >= shown_states(tree))
             return -ENOENT;
         (void)snprintf(name, TREE_NAME_BYTES, "%s", tree->backing->state[number + 1].name);
         *inode = inode_of((unsigned)number + 1, STATE_FOLDER);
@@ -405,6 +420,8 @@ int tree_list(struct tree *tree, struct access *access, uint64_t folder, uint64_
         return list_partitions(tree, access, state, number, name, inode);
     if (part == STATE_FILES)
         return list_files(tree, access, state, number, name, inode);
+    if (part >= STATE_POINT) /* empty */
+        return -ENOENT;
     if (!tree->contents && number >= 2)
         number++;
     if (number >= (folder == TREE_ROOT ? 5u : 3u))
@@ -421,7 +438,8 @@ bool tree_is_folder(const struct tree *tree, uint64_t inode)
     if (inode == TREE_ROOT || inode == TREE_SNAPSHOTS || contents_has(inode))
         return true;
     return of_state(tree, inode, &state, &part) &&
-           (part == STATE_PARTITIONS || part == STATE_FILES || (part == STATE_FOLDER && state > 0));
+           (part == STATE_PARTITIONS || part == STATE_FILES || part >= STATE_POINT ||
+            (part == STATE_FOLDER && state > 0));
 }
 
 void tree_path(const struct tree *tree, uint64_t inode, char *text, size_t bytes)
@@ -456,11 +474,11 @@ int tree_view(struct tree *tree, struct access *access, uint64_t inode, struct t
     *out = (struct tree_view){
         .state = state,
         .length = tree->backing->state[state].size,
-        .writable = state == 0 && tree->backing->writable,
+        .writable = state == 0 ? tree->backing->writable : state == tree->backing->scratch,
     };
     if (part == STATE_DISK)
         return 0;
-    if (part <= STATE_PARTITION)
+    if (part <= STATE_PARTITION || part >= STATE_POINT)
         return -EISDIR;
     entered = enter(tree, access, state);
     if (!entered)

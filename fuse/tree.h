@@ -9,7 +9,8 @@
  *     snapshots/NAME/partitions/1 ...
  *
  * and, if files are shown, files/1 ... (or files/disk, without a table of partitions) and the same
- * of snapshots: the root folders of file systems (contents.h).
+ * of snapshots: the root folders of file systems (contents.h). Of state 0, and where there is a
+ * state to throw away, a file system of another kind has an empty folder, for the kernel's mount.
  *
  * Inode numbers are made of what they stand for and never change. Every drive and partition is a
  * view: a range of a state of the backing. Tables of partitions are read when they are first asked
@@ -30,6 +31,7 @@
 #define TREE_INFO       UINT64_C(2)
 #define TREE_SNAPSHOTS  UINT64_C(3)
 #define TREE_SERVER     UINT64_C(4) /* not listed: a link to the number of the process that serves */
+#define TREE_SCRATCH    ".scratch"  /* not listed: the state that is thrown away, if there is one */
 #define TREE_BLOCK      (1u << 20)  /* what a program should read at a time */
 #define TREE_NAME_BYTES (VDISK_NAME_MAX + 1)
 

@@ -8,6 +8,7 @@
  * status by a pipe, when the kernel has been answered or something has failed.
  */
 #include "backing.h"
+#include "kernel_mount.h"
 #include "mountpoint.h"
 #include "server.h"
 
@@ -31,11 +32,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define SCRATCH_BYTES (UINT64_C(1) << 30) /* journals are smaller */
+
 struct mount {
     struct keyopt key;
     struct option_size key_fd;
     const char *key_kind, *base, *log;
     bool write, files, foreground;
+    bool by_kernel; /* file systems of other kinds, once we are up */
     const char *operand, *folder;
     struct imagespec spec;
     int waiting; /* whoever waits for us reads the other end; -1: nobody */
@@ -71,8 +75,13 @@ static int go_apart(struct mount *mount)
     if (pipe2(ends, O_CLOEXEC) || (pid = fork()) < 0)
         return report(mount->folder, -errno, NULL);
     if (pid > 0) {
+        int status;
+
         close(ends[1]);
-        return await(ends[0], pid);
+        status = await(ends[0], pid);
+        if (status == STATUS_DONE && mount->by_kernel)
+            kernel_mount_all(mount->folder);
+        return status;
     }
     close(ends[0]);
     mount->waiting = ends[1];
@@ -151,6 +160,20 @@ static int open_image(struct mount *mount, struct backing **out)
     return rc ? report(mount->spec.path, rc, &error) : STATUS_DONE;
 }
 
+/* So that the kernel can replay journals. */
+static int add_scratch(const struct mount *mount, struct backing **backing)
+{
+    struct backing *with;
+
+    if (!mount->by_kernel)
+        return STATUS_DONE;
+    with = backing_with_scratch(*backing, SCRATCH_BYTES);
+    if (!with)
+        return report(mount->operand, -ENOMEM, NULL);
+    *backing = with;
+    return STATUS_DONE;
+}
+
 /* ---- running ---- */
 
 struct running {
@@ -184,7 +207,8 @@ static int serve(struct mount *mount, struct backing *backing, int log)
         .backing = backing, .device = -1, .up = is_up, .opaque = &running, .files = mount->files};
     struct vdisk_error error = {.code = 0};
     struct server *server;
-    int rc = mountpoint_mount(mount->folder, mount->operand, mount->write, &options.device, &error);
+    int rc = mountpoint_mount(mount->folder, mount->operand, mount->write || mount->by_kernel,
+                              &options.device, &error);
 
     if (rc)
         return report(mount->folder, rc, &error);
@@ -211,7 +235,9 @@ static int run(struct mount *mount)
         return status;
     if (log >= 0 && mount->foreground)
         (void)dup2(log, STDERR_FILENO);
-    status = serve(mount, backing, log);
+    status = add_scratch(mount, &backing);
+    if (status == STATUS_DONE)
+        status = serve(mount, backing, log);
     rc = backing->ops->close(backing, &error);
     if (rc) {
         log_event(LOG_ERROR, "close-failed", "drive", mount->operand, "reason", error.text, NULL);
@@ -264,6 +290,7 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     log_open(false);
     status = parse(&mount, argc, argv);
+    mount.by_kernel = mount.files && !mount.write && !mount.foreground && kernel_mount_may();
     if (status == OPTIONS_GO_ON && !mount.foreground)
         status = go_apart(&mount);
     if (status != OPTIONS_GO_ON)
