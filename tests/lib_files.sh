@@ -50,3 +50,16 @@ ext_image() {
     truncate -s "$2" "$1"
     mke2fs -q -F -d "$3" "${@:4}" "$1" >.out 2>.err || { not_ok "mke2fs ${*:4}"; return 1; }
 }
+
+# hurt_file IMAGE PATH: changes a byte of the image, such that the file cannot be read and the rest
+# can. Bytes are tried one after the other.
+hurt_file() {
+    local at size
+    size=$(stat -c %s "$1")
+    for ((at = size / 4; at < size; at += 40009)); do
+        flip "$1" "$at"
+        vdisk cp "$1:$2" - >.out 2>.err
+        [ $? = 4 ] && vdisk ls "$1:/lost+found" >.out 2>.err && break
+        flip "$1" "$at"
+    done
+}
