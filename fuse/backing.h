@@ -74,6 +74,7 @@ struct backing {
     const struct backing_ops *ops;
     const char *name;    /* for messages; the opener's */
     bool writable;       /* state 0 */
+    bool has_base;       /* it is an overlay */
     unsigned threads;    /* that should serve it */
     uint64_t used_bytes; /* stored for all states, when it was opened; 0: unknown */
     unsigned scratch;    /* the state that is thrown away; 0: there is none */
@@ -92,6 +93,14 @@ int backing_open_image(const char *name, const struct backing_image_options *opt
 
 /* The same image for writing, always as recorded and its live state. */
 int backing_open_engine(const char *name, const struct backing_image_options *options,
+                        struct backing **out, struct vdisk_error *error);
+
+/* An export of a vdiskd, whose management is at `socket`; `snapshot` NULL: one is made, and removed
+ * at the end. Errors as those of inspect_begin() (inspect.h). */
+struct backing_served_options {
+    const char *socket, *export, *snapshot;
+};
+int backing_open_served(const char *name, const struct backing_served_options *options,
                         struct backing **out, struct vdisk_error *error);
 
 /*

@@ -2,6 +2,7 @@
 /* The threads of a server; see server.h. */
 #include "server_impl.h"
 
+#include "interrupt.h"
 #include "log.h"
 
 #include <errno.h>
@@ -108,6 +109,7 @@ static int start(struct server *server)
 static void stop(struct server *server)
 {
     fuse_session_exit(server->session);
+    interrupt_request(); /* for who waits for a daemon */
     for (unsigned i = 0; i < server->threads; i++) {
         const struct timespec step = {.tv_nsec = WAKE_AGAIN_NS};
 
@@ -133,7 +135,8 @@ int server_run(struct server *server)
     server->main = pthread_self();
     rc = start(server);
     if (rc == 0) {
-        while (sigwait(&wanted, &number) == 0 && number == ENDED && !atomic_load(&server->ended))
+        while (!interrupt_pending() && sigwait(&wanted, &number) == 0 && number == ENDED &&
+               !atomic_load(&server->ended))
             ;
         stop(server);
     }

@@ -101,8 +101,9 @@ static void add_export(const struct run *run, unsigned at, int key_fd, struct la
 
     if (image && snapshot)
         launch_add(
-            words, "--export=drive%u=%s,key-fd=%d,key-kind=%s,vhost-user=%s/drive%u%s%s%s%s%s", at,
-            image, key_fd, launch_key_kind(run->held.key.kind), run->dir.path, at,
+            words,
+            "--export=drive%u=%s,key-fd=%d,key-kind=%s,snapshots,vhost-user=%s/drive%u%s%s%s%s%s",
+            at, image, key_fd, launch_key_kind(run->held.key.kind), run->dir.path, at,
             spec->snapshot[0] ? ",vhost-snapshot=" : "", snapshot, read_only ? ",read-only" : "",
             run->limits ? "," : "", run->limits ? run->limits : "");
     else
@@ -125,6 +126,7 @@ static int start_daemon(struct run *run)
             add_export(run, made, pipes[made], &words);
     }
     launch_add(&words, "--socket=%s/disks/socket", run->dir.path);
+    launch_add(&words, "--nbd=unix:%s/nbd", run->dir.path); /* for `vdisk mount` */
     if (run->user)
         launch_add(&words, "--user=%s", run->user);
     if (run->audit_log)
