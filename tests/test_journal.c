@@ -2,7 +2,9 @@
 /*
  * The journal's two rules that chance hardly ever tries (SPEC.md 15 and 16): a record whose data
  * did not arrive ends the log, whatever follows it; and no record is overwritten before the
- * checkpoint that covers it is durable in both superblock slots.
+ * checkpoint that covers it is durable in both superblock slots. And when records are written:
+ * beside their data where a flush is about to follow, which must do no harm where that data does
+ * not arrive.
  */
 #include "sim_io.h"
 #include "vdisk/vdisk.h"
@@ -14,6 +16,7 @@
 
 #include <cmocka.h>
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -361,6 +364,212 @@ static void test_the_record_is_written_ahead_of_the_flush_that_is_expected(void 
     sim_free(sim);
 }
 
+/* ---- a record beside its data ---- */
+
+struct beside {
+    uint64_t data_start;
+    unsigned polls, data_at, record_at; /* the polls in which they were submitted last */
+    unsigned records;
+};
+
+static void note_beside(void *arg, enum vdisk_io_op op, uint64_t offset, uint64_t length)
+{
+    struct beside *b = arg;
+
+    if (op != VDISK_IO_WRITE)
+        return;
+    if (offset >= b->data_start) {
+        b->data_at = b->polls;
+    } else if (offset >= 4 * BLOCK && offset + length <= b->data_start - 4 * BLOCK) {
+        b->record_at = b->polls;
+        b->records++;
+    }
+}
+
+static void begin_request(struct vdisk_image *image, struct vdisk_request *request, unsigned block,
+                          uint8_t *data)
+{
+    fill(data, block);
+    *request = (struct vdisk_request){.op = VDISK_WRITE,
+                                      .offset = (uint64_t)block * BLOCK,
+                                      .length = BLOCK,
+                                      .data = data,
+                                      .fua = request->fua,
+                                      .outlives = request->outlives,
+                                      .result = 1,
+                                      .done = note_end};
+    vdisk_submit(image, request);
+}
+
+/* An image of which one write for each flush is expected, with that of block 0 done. */
+static struct vdisk_image *create_expecting(struct sim *sim)
+{
+    struct vdisk_image *image = create(sim_io(sim), TAIL_LOG2);
+
+    sim_set_ordered(sim, true);
+    write_one(image, 0);
+    assert_int_equal(vdisk_flush(image), 0);
+    return image;
+}
+
+static void test_the_record_is_written_beside_its_data_when_a_flush_follows(void **state)
+{
+    static _Alignas(BLOCK) uint8_t data[BLOCK];
+
+    (void)state;
+    for (unsigned fua = 0; fua < 2; fua++) {
+        struct beside b = {.data_start = ((1u << TAIL_LOG2) + 4) * BLOCK};
+        struct sim *sim = sim_new(5);
+        struct vdisk_image *image = fua ? create(sim_io(sim), TAIL_LOG2) : create_expecting(sim);
+        struct vdisk_request request = {.fua = fua};
+
+        write_one(image, 1);
+        if (!fua)
+            assert_int_equal(vdisk_flush(image), 0);
+        sim_set_trace(sim, note_beside, &b);
+        begin_request(image, &request, 2, data);
+        while (vdisk_poll(image, true))
+            b.polls++;
+        assert_int_equal(request.result, 0);
+        assert_int_equal(b.records, 1);
+        assert_int_equal(b.record_at, b.data_at);
+        assert_int_equal(vdisk_flush(image), 0);
+        assert_int_equal(b.records, 1);
+        sim_set_trace(sim, NULL, NULL);
+        vdisk_abandon(image);
+        struct sim *disk = sim_crash_image(sim, 1, SIM_KEEP_NONE);
+        image = open_again(disk, "after the flush");
+        assert_true(is_written(image, 2));
+        shut(image);
+        sim_free(disk);
+        sim_free(sim);
+    }
+}
+
+/* After the crash every block is as it was written or as it was before; those marked are written.
+ */
+static void expect_after_crash(const struct sim *sim, const bool *durable, const bool *never,
+                               unsigned count, const char *when)
+{
+    for (unsigned mode = 0; mode < SIM_CRASH_MODES; mode++) {
+        for (uint64_t seed = 1; seed <= 12; seed++) {
+            struct sim *disk = sim_crash_image(sim, seed, (enum sim_crash_mode)mode);
+            struct vdisk_image *image = open_again(disk, when);
+
+            for (unsigned i = 0; i < count; i++) {
+                bool there = is_written(image, i);
+                if (durable[i] && !there)
+                    fail_msg("%s, mode %u, seed %u: block %u is lost", when, mode, (unsigned)seed,
+                             i);
+                if (never[i] && there)
+                    fail_msg("%s, mode %u, seed %u: block %u is there", when, mode, (unsigned)seed,
+                             i);
+            }
+            shut(image);
+            sim_free(disk);
+        }
+    }
+}
+
+/* The write of the data that fails; others go on beside it, and what they were promised stays. */
+static void fail_beside(bool others)
+{
+    static _Alignas(BLOCK) uint8_t data[3][BLOCK];
+    enum {
+        FAILED = 1,
+        OTHER,
+        OUTLIVES,
+        AFTER,
+        LAST,
+        COUNT
+    };
+    bool durable[COUNT] = {[0] = true}, never[COUNT] = {false};
+    struct sim *sim = sim_new(6);
+    struct vdisk_image *image = create_expecting(sim);
+    struct vdisk_request failing = {0}, other = {0}, outliving = {.outlives = true};
+
+    sim_add_fault(sim, &(struct sim_fault){.op = VDISK_IO_WRITE, .nth = 1, .error = -EIO});
+    begin_request(image, &failing, FAILED, data[0]);
+    if (others) {
+        begin_request(image, &other, OTHER, data[1]);
+        begin_request(image, &outliving, OUTLIVES, data[2]);
+    }
+    while (vdisk_poll(image, true)) {
+        expect_after_crash(sim, durable, never, COUNT, "while it fails");
+    }
+    assert_int_equal(sim_faults_fired(sim), 1);
+    assert_int_equal(failing.result, -EIO);
+    assert_int_equal(vdisk_failed(image), 0);
+    assert_false(is_written(image, FAILED));
+    expect_after_crash(sim, durable, never, COUNT, "after it failed");
+    if (others) {
+        assert_int_equal(other.result, 0);
+        assert_int_equal(outliving.result, 0);
+        struct sim *killed = sim_crash_image(sim, 1, SIM_KEEP_COMPLETED);
+        struct vdisk_image *again = open_again(killed, "after a kill");
+        assert_true(is_written(again, OUTLIVES));
+        shut(again);
+        sim_free(killed);
+    }
+    assert_int_equal(vdisk_flush(image), 0);
+    durable[OTHER] = durable[OUTLIVES] = others;
+    never[FAILED] = true;
+    expect_after_crash(sim, durable, never, COUNT, "after a flush");
+    write_one(image, AFTER);
+    expect_after_crash(sim, durable, never, COUNT, "after another write");
+    assert_int_equal(vdisk_flush(image), 0);
+    durable[AFTER] = true;
+    write_one(image, LAST);
+    expect_after_crash(sim, durable, never, COUNT, "after one more");
+    vdisk_abandon(image);
+    sim_free(sim);
+}
+
+static void test_a_record_whose_data_fails_is_taken_back(void **state)
+{
+    (void)state;
+    fail_beside(false);
+}
+
+static void test_others_keep_their_promises_beside_a_record_that_is_taken_back(void **state)
+{
+    (void)state;
+    fail_beside(true);
+}
+
+/* A kill while the record is there and its data is not must not cost what was promised before. */
+static void test_nothing_that_outlives_is_in_a_record_before_its_data(void **state)
+{
+    static _Alignas(BLOCK) uint8_t data[2][BLOCK];
+
+    (void)state;
+    for (uint64_t seed = 1; seed <= 40; seed++) {
+        struct sim *sim = sim_new(seed);
+        struct vdisk_image *image = create(sim_io(sim), TAIL_LOG2);
+        struct vdisk_request first = {.outlives = true}, second = {.outlives = true};
+
+        write_one(image, 0);
+        write_one(image, 1);
+        assert_int_equal(vdisk_flush(image), 0); /* two are expected */
+        begin_request(image, &first, 2, data[0]);
+        while (first.result == 1)
+            vdisk_poll(image, true);
+        begin_request(image, &second, 3, data[1]);
+        for (bool more = true; more;) {
+            more = vdisk_poll(image, true);
+            struct sim *killed = sim_crash_image(sim, seed, SIM_KEEP_COMPLETED);
+            struct vdisk_image *again = open_again(killed, "killed");
+            assert_true(is_written(again, 2));
+            if (second.result == 0)
+                assert_true(is_written(again, 3));
+            shut(again);
+            sim_free(killed);
+        }
+        vdisk_abandon(image);
+        sim_free(sim);
+    }
+}
+
 static void test_small_writes_seldom_make_the_file_longer(void **state)
 {
     struct progress p = {.data_start = ((1u << TAIL_LOG2) + 4) * BLOCK};
@@ -388,6 +597,10 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_no_record_is_overwritten_before_slot_a_is_durable),
         cmocka_unit_test(test_no_record_is_overwritten_before_slot_b_is_durable),
         cmocka_unit_test(test_the_record_is_written_ahead_of_the_flush_that_is_expected),
+        cmocka_unit_test(test_the_record_is_written_beside_its_data_when_a_flush_follows),
+        cmocka_unit_test(test_a_record_whose_data_fails_is_taken_back),
+        cmocka_unit_test(test_others_keep_their_promises_beside_a_record_that_is_taken_back),
+        cmocka_unit_test(test_nothing_that_outlives_is_in_a_record_before_its_data),
         cmocka_unit_test(test_small_writes_seldom_make_the_file_longer),
     };
 
