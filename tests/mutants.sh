@@ -17,9 +17,12 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 copy() {
+    local folder
     mkdir "$scratch/tree" "$scratch/tmp"
-    cp -r "$source_dir"/{Makefile,include,libvdisk,tests,tools,vdiskd} "$scratch/tree"
-    [ -d "$source_dir/fuzz" ] && cp -r "$source_dir/fuzz" "$scratch/tree"
+    cp -r "$source_dir"/{Makefile,include,libvdisk,tests,tools,vdiskd,vmm} "$scratch/tree"
+    for folder in fuzz backup fuse; do
+        [ ! -d "$source_dir/$folder" ] || cp -r "$source_dir/$folder" "$scratch/tree"
+    done
 }
 
 build() { # PROGRAM...
