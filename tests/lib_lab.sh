@@ -23,6 +23,9 @@ patience=$((100 * LAB_SLOW))
 LAB_GUEST_MODULES=(virtio_mmio virtio_blk virtio_net virtio-rng virtio_balloon
     vmw_vsock_virtio_transport button ext4 crc32c_generic)
 
+# Programs of this system that are in the lab, beside our own.
+LAB_PROGRAMS=(e2fsck)
+
 lab_is_outside() {
     [ -z "${VDISK_LAB:-}" ]
 }
@@ -37,7 +40,7 @@ lab_lacks() {
     elif [[ ,${VDISK_SANITIZER:-}, == *,thread,* ]]; then
         echo 'too slow with the thread sanitizer'
     else
-        kernel_lacks qemu-system-x86_64 fio mke2fs e2fsck
+        kernel_lacks qemu-system-x86_64 fio "${GUEST_PROGRAMS[@]}" "${LAB_PROGRAMS[@]}"
     fi
 }
 
@@ -64,7 +67,7 @@ lab_guest_initrd() {
 
 # lab_initramfs FILE SCRIPT FILE...: the script and its files, our programs, what they need.
 lab_initramfs() {
-    lab_root lab "$2" e2fsck
+    lab_root lab "$2" "${LAB_PROGRAMS[@]}"
     if [ "$VMM" = vdisk-vmm-peer ]; then
         root_programs lab qemu-system-x86_64
         mkdir -p lab/share/qemu
