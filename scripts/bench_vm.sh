@@ -26,8 +26,7 @@ memory=256
 if lab_is_outside; then
     lab_ready || exit 0
     root_busybox guest
-    # It stays until it was measured.
-    printf '#!/bin/sh\necho BOOT\nread -r _\npoweroff -f\n' >guest/init
+    printf '#!/bin/sh\necho BOOT\nexec sleep 100000\n' >guest/init
     chmod 755 guest/init
     root_pack guest initrd
     cp "$KERNEL_CACHE/cloud-amd64/vmlinuz" cloud
@@ -45,3 +44,63 @@ else
     . ./settings
     runs=$BENCH_RUNS
 fi
+
+kvmtool=$(command -v lkvm || command -v kvmtool)
+machines=(vdisk-vmm microvm ${kvmtool:+kvmtool})
+command='console=ttyS0 quiet panic=-1 mitigations=off'
+start() { # MACHINE PROCESSORS
+    local options=(--kernel cloud --initrd initrd --memory "${memory}M" --cpus "$2" --command "$command"
+        --console stdio)
+    case $1 in
+    vdisk-vmm) exec vdisk-vmm "${options[@]}" ;;
+    microvm) exec vdisk-vmm-peer "${options[@]}" ;;
+    kvmtool)
+        exec "$kvmtool" run --kernel cloud --initrd initrd --mem "$memory" --cpus "$2" \
+            --params "$command" --console serial --network mode=none
+        ;;
+    esac
+}
+# One run of it, into MACHINE.time and MACHINE.memory.
+boot() { # MACHINE PROCESSORS
+    local line='' begin pid
+    rm -f in out
+    mkfifo in out
+    exec 7<>in 8<>out
+    begin=$(now_ms)
+    start "$@" <in >out 2>err 7>&- 8>&- &
+    pid=$!
+    while [[ $line != BOOT* ]] && read -r -t 300 -u 8 line; do :; done
+    if [[ $line = BOOT* ]]; then
+        echo $(($(now_ms) - begin)) >>"$1.time"
+        beyond_guest "$pid" "$memory" >>"$1.memory"
+    else
+        echo "# $1 does not come up: $(tail -n 1 err)"
+    fi
+    kill -9 "$pid"
+    wait "$pid" 2>/dev/null
+    exec 7>&- 8>&-
+}
+row() { # TITLE KIND
+    local machine
+    printf '%-40s' "$1"
+    for machine in "${machines[@]}"; do
+        printf ' %9s' "$(median "$machine.$2")"
+        [ "$machine" = vdisk-vmm ] || printf ' %5sx' "$(median_ratio "$machine.$2" "vdisk-vmm.$2")"
+    done
+    echo
+}
+
+printf '\na guest of %s MiB, medians of %s runs; x: how many times as much as vdisk-vmm\n' "$memory" "$runs"
+printf '%-40s' ''
+for machine in "${machines[@]}"; do
+    if [ "$machine" = vdisk-vmm ]; then printf ' %9s' "$machine"; else printf ' %9s       ' "$machine"; fi
+done
+echo
+for cpus in 1 2; do
+    rm -f ./*.time ./*.memory
+    for ((run = 0; run < runs; run++)); do
+        for machine in "${machines[@]}"; do boot "$machine" "$cpus"; done
+    done
+    row "start to first process, $cpus processors, ms" time
+    row "memory beyond the guest's, KiB" memory
+done
