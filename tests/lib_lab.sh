@@ -67,12 +67,16 @@ lab_guest_initrd() {
 
 # lab_initramfs FILE SCRIPT FILE...: the script and its files, our programs, what they need.
 lab_initramfs() {
+    local tool
     lab_root lab "$2" "${LAB_PROGRAMS[@]}"
     if [ "$VMM" = vdisk-vmm-peer ]; then
         root_programs lab qemu-system-x86_64
         mkdir -p lab/share/qemu
         cp -L /usr/share/qemu/{bios-microvm.bin,linuxboot_dma.bin} lab/share/qemu/
         install -m 755 "$VDISK_SRC/tests/lab_peer.sh" lab/bin/vdisk-vmm-peer
+        for tool in lkvm kvmtool; do
+            ! command -v $tool >/dev/null || root_programs lab $tool
+        done
     fi
     mkdir -p lab/src/tests lab/src/scripts
     cp "$VDISK_SRC"/tests/*.sh lab/src/tests/
