@@ -55,7 +55,7 @@ EXTRA := $(if $(FUZZ),-fsanitize=fuzzer-no-link) $(if $(COVERAGE),--coverage) \
 INCLUDES_libvdisk := -Iinclude -Ilibvdisk
 INCLUDES_tools := -Iinclude -Itools -Ibackup -Ifuse
 INCLUDES_backup := -Iinclude -Ibackup -Itools
-INCLUDES_fuse = -Iinclude -Ifuse -Itools $(FUSE_CFLAGS)
+INCLUDES_fuse = -Iinclude -Ifuse -Ivdiskd -Itools $(FUSE_CFLAGS)
 INCLUDES_vdiskd := -Iinclude -Ivdiskd -Itools
 INCLUDES_vmm := -Iinclude -Ivmm -Ivdiskd -Itools
 INCLUDES_bench := -Iinclude -Ivdiskd -Itests
@@ -189,9 +189,10 @@ $(BUILD)/bin/vdisk: $(TOOL_OBJECTS) $(COMMON) $(BUILD)/link-flags $(BUILD)/membe
 	$(call say,LD,$@)
 	$(call link,$(TOOL_LIBS))
 
-$(BUILD)/bin/vdisk-fuse: $(filter %/vdisk_fuse.c.o,$(FUSE_OBJECTS)) $(COMMON) $(BUILD)/link-flags $(BUILD)/members
+$(BUILD)/bin/vdisk-fuse: $(filter %/vdisk_fuse.c.o,$(FUSE_OBJECTS)) $(FUSE_LIBRARY) $(DAEMON_LIBRARY) $(COMMON) \
+                         $(BUILD)/link-flags $(BUILD)/members
 	$(call say,LD,$@)
-	$(call link,$(TOOL_LIBS) $(FUSE_LIBS))
+	$(call link,$(DAEMON_LIBS) $(TOOL_LIBS) $(FUSE_LIBS))
 
 $(BUILD)/bin/vdiskd: $(filter %/vdiskd.c.o,$(DAEMON_OBJECTS)) $(DAEMON_LIBRARY) $(COMMON) \
                      $(BUILD)/link-flags $(BUILD)/members
