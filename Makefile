@@ -55,7 +55,7 @@ EXTRA := $(if $(FUZZ),-fsanitize=fuzzer-no-link) $(if $(COVERAGE),--coverage) \
 INCLUDES_libvdisk := -Iinclude -Ilibvdisk
 INCLUDES_tools := -Iinclude -Itools -Ibackup -Ifuse
 INCLUDES_backup := -Iinclude -Ibackup -Itools
-INCLUDES_fuse = -Iinclude -Ifuse -Itools $(FUSE_CFLAGS)
+INCLUDES_fuse = -Iinclude -Ifuse -Ivdiskd -Itools $(FUSE_CFLAGS)
 INCLUDES_vdiskd := -Iinclude -Ivdiskd -Itools
 INCLUDES_vmm := -Iinclude -Ivmm -Ivdiskd -Itools
 INCLUDES_bench := -Iinclude -Ivdiskd -Itests
@@ -189,9 +189,10 @@ $(BUILD)/bin/vdisk: $(TOOL_OBJECTS) $(COMMON) $(BUILD)/link-flags $(BUILD)/membe
 	$(call say,LD,$@)
 	$(call link,$(TOOL_LIBS))
 
-$(BUILD)/bin/vdisk-fuse: $(filter %/vdisk_fuse.c.o,$(FUSE_OBJECTS)) $(COMMON) $(BUILD)/link-flags $(BUILD)/members
+$(BUILD)/bin/vdisk-fuse: $(filter %/vdisk_fuse.c.o,$(FUSE_OBJECTS)) $(FUSE_LIBRARY) $(DAEMON_LIBRARY) $(COMMON) \
+                         $(BUILD)/link-flags $(BUILD)/members
 	$(call say,LD,$@)
-	$(call link,$(TOOL_LIBS) $(FUSE_LIBS))
+	$(call link,$(DAEMON_LIBS) $(TOOL_LIBS) $(FUSE_LIBS))
 
 $(BUILD)/bin/vdiskd: $(filter %/vdiskd.c.o,$(DAEMON_OBJECTS)) $(DAEMON_LIBRARY) $(COMMON) \
                      $(BUILD)/link-flags $(BUILD)/members
@@ -241,7 +242,7 @@ CHOSEN_TESTS := $(filter $(addprefix $(BUILD)/tests/,$(TEST_NAMES)),$(TEST_PROGR
                 $(filter $(addprefix tests/,$(addsuffix .sh,$(TEST_NAMES))),$(SCENARIOS))
 # These have a test's program write tables, or a guest.
 SCENARIOS_NEED := $(if $(filter %/scenario_vm_acpi.sh,$(CHOSEN_TESTS)),$(filter %/test_vm_acpi,$(TEST_PROGRAMS))) \
-                  $(if $(filter %/scenario_vm_suspend.sh,$(CHOSEN_TESTS)),$(filter %/test_vm_suspend_ctl,$(TEST_PROGRAMS)))
+                  $(if $(filter %/scenario_vm_suspend.sh %/scenario_vm_run.sh,$(CHOSEN_TESTS)),$(filter %/test_vm_suspend_ctl,$(TEST_PROGRAMS)))
 
 # The proofs about memory run a second time, under sanitizers.
 WATCHED := test_model test_faults test_header test_image

@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * See mountpoint.h. fusermount3 is handed one end of a pair of sockets, by the environment variable
+ * _FUSE_COMMFD; it sends /dev/fuse through it, and waits for its end to be closed.
+ */
+#include "mountpoint.h"
+
+#include "report.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define PROGRAM         "fusermount3"
+#define COMPLAINT_BYTES 256u
+#define SOURCE_BYTES    256u
+#define OPTIONS_BYTES   (2 * SOURCE_BYTES + 80u)
+
+/* ---- the kernel's list ---- */
+
+/* Whole, without symbolic links, also where a dead mount is in the way of looking. -errno. */
+static int resolve(const char *folder, char path[PATH_MAX])
+{
+    char parent[PATH_MAX], *slash;
+    const char *name;
+    size_t length = strlen(folder);
+
+    if (realpath(folder, path))
+        return 0;
+    if (errno != ENOTCONN && errno != EACCES)
+        return -errno;
+    while (length > 1 && folder[length - 1] == '/')
+        length--;
+    if (length >= sizeof(parent))
+        return -ENAMETOOLONG;
+    memcpy(parent, folder, length);
+    parent[length] = 0;
+    slash = strrchr(parent, '/');
+    name = slash ? slash + 1 : parent;
+    name = folder + (name - parent);
+    if (slash)
+        slash[slash == parent] = 0;
+    if (!realpath(slash ? parent : ".", path))
+        return -errno;
+    length -= (size_t)(name - folder);
+    size_t at = strlen(path);
+    if (at + 1 + length >= PATH_MAX)
+        return -ENAMETOOLONG;
+    if (path[at - 1] != '/')
+        path[at++] = '/';
+    memcpy(path + at, name, length);
+    path[at + length] = 0;
+    return 0;
+}
+
+/* Spaces and the like are octal there. */
+static void unescape(char *text)
+{
+    char *to = text;
+
+    for (const char *at = text; *at;) {
+        unsigned value;
+
+        if (*at == '\\' && sscanf(at + 1, "%3o", &value) == 1) {
+            *to++ = (char)value;
+            at += 4;
+        } else {
+            *to++ = *at++;
+        }
+    }
+    *to = 0;
+}
+
+/* A line of mountinfo: whether it is of this path; *is_ours is set then. */
+static bool look_at(char *line, const char *path, bool *is_ours)
+{
+    char *at = line, *point, *type;
+
+    for (unsigned i = 0; i < 4 && at; i++)
+        at = strchr(at, ' ') ? strchr(at, ' ') + 1 : NULL;
+    point = at;
+    type = at ? strstr(at, " - ") : NULL;
+    at = at ? strchr(at, ' ') : NULL;
+    if (!at || !type)
+        return false;
+    *at = 0;
+    unescape(point);
+    if (strcmp(point, path) != 0)
+        return false;
+    *is_ours = strncmp(type + 3, MOUNTPOINT_TYPE " ", sizeof(MOUNTPOINT_TYPE)) == 0;
+    return true;
+}
+
+int mountpoint_is_used(const char *folder)
+{
+    char path[PATH_MAX], *line = NULL;
+    bool is_ours = false;
+    size_t room = 0;
+    int rc = resolve(folder, path);
+    FILE *list;
+
+    if (rc)
+        return rc;
+    list = fopen("/proc/self/mountinfo", "re");
+    if (!list)
+        return -errno;
+    while (getline(&line, &room, list) > 0)
+        (void)look_at(line, path, &is_ours); /* the last one is on top */
+    free(line);
+    (void)fclose(list);
+    return is_ours;
+}
+
+pid_t mountpoint_server(const char *folder)
+{
+    char path[PATH_MAX], text[16], *end;
+    ssize_t length;
+    long pid;
+
+    (void)snprintf(path, sizeof(path), "%s/" MOUNTPOINT_SERVER, folder);
+    length = readlink(path, text, sizeof(text) - 1);
+    if (length <= 0)
+        return 0;
+    text[length] = 0;
+    pid = strtol(text, &end, 10);
+    return *end == 0 && pid > 0 && pid <= INT_MAX ? (pid_t)pid : 0;
+}
+
+/* ---- fusermount3 ---- */
+
+struct helper {
+    pid_t pid;
+    int complaints; /* what it writes to standard error */
+};
+
+/* Between fork and exec. It may stay, so nothing of ours is left with it. */
+static void become(char *const argv[], int complaints, int channel)
+{
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    char number[16];
+
+    if (channel >= 0) {
+        (void)fcntl(channel, F_SETFD, 0);
+        (void)snprintf(number, sizeof(number), "%d", channel);
+        (void)setenv("_FUSE_COMMFD", number, 1);
+    }
+    if (dup2(null, STDIN_FILENO) >= 0 && dup2(null, STDOUT_FILENO) >= 0 &&
+        dup2(complaints, STDERR_FILENO) >= 0)
+        execvp(argv[0], argv);
+    if (errno == ENOENT)
+        (void)dprintf(STDERR_FILENO, "is not installed (package fuse3)\n");
+    else
+        (void)dprintf(STDERR_FILENO, "does not start: %s\n", vdisk_strerror(-errno));
+    _exit(127);
+}
+
+static int start(struct helper *helper, char *const argv[], int channel)
+{
+    int ends[2];
+
+    if (pipe2(ends, O_CLOEXEC))
+        return -errno;
+    helper->pid = fork();
+    if (helper->pid == 0)
+        become(argv, ends[1], channel);
+    close(ends[1]);
+    if (helper->pid < 0) {
+        int rc = -errno;
+
+        close(ends[0]);
+        return rc;
+    }
+    helper->complaints = ends[0];
+    return 0;
+}
+
+/* Of one that ends; its exit status, or -errno, and the first line of what it said. */
+static int await(struct helper *helper, char said[COMPLAINT_BYTES])
+{
+    const char *const own = PROGRAM ": ";
+    size_t length = 0;
+    int status = 0;
+    ssize_t got;
+
+    while (length < COMPLAINT_BYTES - 1 &&
+           ((got = read(helper->complaints, said + length, COMPLAINT_BYTES - 1 - length)) > 0 ||
+            (got < 0 && errno == EINTR)))
+        length += got > 0 ? (size_t)got : 0;
+    said[length] = 0;
+    said[strcspn(said, "\n")] = 0;
+    if (strncmp(said, own, strlen(own)) == 0)
+        memmove(said, said + strlen(own), strlen(said) - strlen(own) + 1);
+    close(helper->complaints);
+    while (waitpid(helper->pid, &status, 0) < 0) {
+        if (errno != EINTR)
+            return -errno;
+    }
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -EIO;
+}
+
+/* ---- mounting ---- */
+
+/* A comma in it would end it; what is too long is cut. */
+static void put_source(char *to, const char *source)
+{
+    unsigned length = 0;
+
+    for (; *source && length < SOURCE_BYTES; source++, length++) {
+        if (*source == ',' || *source == '\\')
+            *to++ = '\\';
+        *to++ = *source;
+    }
+    *to = 0;
+}
+
+static int receive_device(int channel, int *device)
+{
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control;
+    char byte;
+    struct iovec vector = {&byte, 1};
+    struct msghdr message = {.msg_iov = &vector,
+                             .msg_iovlen = 1,
+                             .msg_control = &control,
+                             .msg_controllen = sizeof(control)};
+    const struct cmsghdr *header;
+    ssize_t got;
+
+    do
+        got = recvmsg(channel, &message, MSG_CMSG_CLOEXEC);
+    while (got < 0 && errno == EINTR);
+    header = got > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+    if (!header || header->cmsg_type != SCM_RIGHTS || header->cmsg_len != CMSG_LEN(sizeof(int)))
+        return -EPERM;
+    memcpy(device, CMSG_DATA(header), sizeof(int));
+    return 0;
+}
+
+static int run_mount(const char *folder, const char *options, int *device,
+                     struct vdisk_error *error)
+{
+    char *const argv[] = {
+        PROGRAM, "-o", (char *)(uintptr_t)options, "--", (char *)(uintptr_t)folder, NULL};
+    char said[COMPLAINT_BYTES];
+    struct helper helper;
+    int ends[2], rc;
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
+        return error_set(error, -errno, "%s", vdisk_strerror(-errno));
+    rc = start(&helper, argv, ends[1]);
+    close(ends[1]);
+    if (rc) {
+        close(ends[0]);
+        return error_set(error, rc, "%s", vdisk_strerror(rc));
+    }
+    rc = receive_device(ends[0], device);
+    if (rc == 0) { /* it stays until our end of the pair is closed, by our end */
+        close(helper.complaints);
+        return 0;
+    }
+    close(ends[0]);
+    (void)await(&helper, said);
+    return error_set(error, rc, "%s %s%s", PROGRAM,
+                     said[0] == 'i' || said[0] == 'd' ? "" : "says: ",
+                     said[0] ? said : "gives no reason for not mounting");
+}
+
+static int check_folder(const char *folder, struct vdisk_error *error)
+{
+    struct stat status;
+    int used;
+
+    if (stat(folder, &status)) {
+        if (errno == ENOTCONN)
+            return error_set(error, -ENOTCONN,
+                             "a mount whose server has ended is left there; `vdisk umount` "
+                             "takes it away");
+        return error_set(error, -errno, "%s", vdisk_strerror(-errno));
+    }
+    if (!S_ISDIR(status.st_mode))
+        return error_set(error, -ENOTDIR, "is no folder to mount at");
+    used = mountpoint_is_used(folder);
+    if (used > 0)
+        return error_set(error, VDISK_E_EXISTS, "a drive is mounted there already");
+    return 0;
+}
+
+int mountpoint_mount(const char *folder, const char *source, bool writable, int *device,
+                     struct vdisk_error *error)
+{
+    char options[OPTIONS_BYTES], name[2 * SOURCE_BYTES + 1];
+    int rc = check_folder(folder, error);
+
+    if (rc)
+        return rc;
+    put_source(name, source);
+    (void)snprintf(options, sizeof(options),
+                   "%s,nosuid,nodev,noexec,auto_unmount,subtype=vdisk,fsname=%s",
+                   writable ? "rw" : "ro", name);
+    return run_mount(folder, options, device, error);
+}
+
+/* ---- taking away ---- */
+
+static int unmounted(int rc, struct vdisk_error *error)
+{
+    if (rc == -EBUSY)
+        return error_set(error, VDISK_E_IN_USE,
+                         "files or folders of it are open (`fuser -vm` tells whose)");
+    return error_set(error, rc, "%s", vdisk_strerror(rc));
+}
+
+int mountpoint_unmount(const char *folder, struct vdisk_error *error)
+{
+    char said[COMPLAINT_BYTES], path[PATH_MAX];
+    char *const argv[] = {PROGRAM, "-u", "--", path, NULL};
+    struct helper helper;
+    int rc = resolve(folder, path);
+
+    if (rc)
+        return error_set(error, rc, "%s", vdisk_strerror(rc));
+    if (geteuid() == 0)
+        return umount2(path, UMOUNT_NOFOLLOW) ? unmounted(-errno, error) : 0;
+    rc = start(&helper, argv, -1);
+    if (rc)
+        return error_set(error, rc, "%s", vdisk_strerror(rc));
+    rc = await(&helper, said);
+    if (rc == 0)
+        return 0;
+    if (strstr(said, "busy"))
+        return unmounted(-EBUSY, error);
+    return error_set(error, -EPERM, "%s: %s", PROGRAM, said[0] ? said : "gives no reason");
+}
