@@ -31,7 +31,7 @@ void drive_of_image(struct drive *drive, struct vdisk_image *image, struct vdisk
 
 static int read_range(struct drive *drive, uint64_t offset, void *data, uint64_t length)
 {
-    return drive_read(drive->owner, drive->start + offset, data, length);
+    return drive_get(drive->owner, drive->start + offset, data, length);
 }
 
 void drive_of_range(struct drive *drive, struct drive *whole, uint64_t offset, uint64_t length)
@@ -45,7 +45,7 @@ void drive_of_range(struct drive *drive, struct drive *whole, uint64_t offset, u
         drive->size = length;
 }
 
-int drive_read(struct drive *drive, uint64_t offset, void *data, uint64_t length)
+int drive_get(struct drive *drive, uint64_t offset, void *data, uint64_t length)
 {
     uint8_t *to = data;
 

@@ -30,6 +30,6 @@ void drive_of_image(struct drive *drive, struct vdisk_image *image,
 void drive_of_range(struct drive *drive, struct drive *whole, uint64_t offset, uint64_t length);
 
 /* Reads all of the range, which may be any: -EINVAL if it does not lie within the drive. */
-int drive_read(struct drive *drive, uint64_t offset, void *data, uint64_t length);
+int drive_get(struct drive *drive, uint64_t offset, void *data, uint64_t length);
 
 #endif

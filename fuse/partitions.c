@@ -184,7 +184,7 @@ static int read_gpt_at(struct drive *drive, uint32_t sector, uint64_t where, str
     size_t length;
     int result;
 
-    result = drive_read(drive, where * sector, bytes, sector);
+    result = drive_get(drive, where * sector, bytes, sector);
     if (result)
         return result;
     if (!decode_header(bytes, sector, where, &header))
@@ -195,7 +195,7 @@ static int read_gpt_at(struct drive *drive, uint32_t sector, uint64_t where, str
     table = malloc(length);
     if (!table)
         return -ENOMEM;
-    result = drive_read(drive, header.table * sector, table, length);
+    result = drive_get(drive, header.table * sector, table, length);
     if (result == 0 && crc32_of(table, length) == header.table_crc) {
         out->table = PARTITIONS_GPT;
         for (uint32_t i = 0; i < header.count; i++)
@@ -285,7 +285,7 @@ static int read_chain(struct drive *drive, const struct mbr_entry *extended, uin
 
         if (at >= drive->size / 512)
             return 0;
-        result = drive_read(drive, at * 512, bytes, sizeof(bytes));
+        result = drive_get(drive, at * 512, bytes, sizeof(bytes));
         if (result || bytes[510] != 0x55 || bytes[511] != 0xaa)
             return result;
         for (unsigned i = 0; i < 4; i++) {
@@ -339,7 +339,7 @@ int partitions_read(struct drive *drive, struct partitions *out)
     out->count = 0;
     if (drive->size < sizeof(bytes))
         return 0;
-    result = drive_read(drive, 0, bytes, sizeof(bytes));
+    result = drive_get(drive, 0, bytes, sizeof(bytes));
     if (result || !is_mbr(bytes))
         return result;
     for (unsigned i = 0; i < 4; i++)

@@ -39,7 +39,7 @@ static int copy_range(struct drive *drive, uint64_t offset, uint64_t length, int
     while (result == 0 && length > 0) {
         size_t step = length < PIECE_BYTES ? (size_t)length : PIECE_BYTES;
 
-        result = drive_read(drive, offset, piece, step);
+        result = drive_get(drive, offset, piece, step);
         for (size_t at = 0; result == 0 && at < step; at += grain) {
             size_t part = step - at < grain ? step - at : grain;
 
@@ -62,7 +62,7 @@ static int copy_ntfs(struct drive *drive, int fd)
 
     if (drive->size < sizeof(boot))
         return 0;
-    result = drive_read(drive, 0, boot, sizeof(boot));
+    result = drive_get(drive, 0, boot, sizeof(boot));
     if (result || memcmp(boot + 3, "NTFS    ", 8) != 0)
         return result;
     for (unsigned i = 0; result == 0 && i < 2; i++) {
