@@ -271,7 +271,7 @@ static void pause_device(struct machine *machine, bool anew)
     virtio_pause(machine->device);
     serve();
     if (anew) {
-        saved = virtio_save(machine->device);
+        saved = virtio_save(machine->device, NULL);
         require(saved != NULL);
         require(machine->kind->make(&memory, reactor, &other) == 0);
         require(virtio_load(other, saved, NULL) == 0);

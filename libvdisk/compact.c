@@ -77,7 +77,7 @@ static int fold_cluster(struct vdisk_image *image, struct compaction *c, uint64_
     }
     vd_unlock_shared(&image->loop, &image->states);
     if (!r && (verdict == FOLD || (verdict == TRY_PACKING && packs(image, c)))) {
-        r = vd_write_piece(image, first, per, c->cluster);
+        r = vd_write_piece(image, first, per, c->cluster, false);
         c->result->clusters_folded += r == 0;
     }
     vd_range_unlock(&image->loop, &image->range, &range);

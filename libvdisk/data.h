@@ -26,11 +26,13 @@ int vd_read_base(struct vdisk_image *image, uint64_t first, uint32_t count, uint
 /* Bytes, with the locks. */
 int vd_do_read(struct vdisk_image *image, struct vdisk_snapshot *snapshot, uint64_t offset,
                uint8_t *data, uint64_t length);
-int vd_do_write(struct vdisk_image *image, uint64_t offset, const uint8_t *data, uint64_t length);
+/* With `lead` the journal is written beside the data: a flush is about to follow. */
+int vd_do_write(struct vdisk_image *image, uint64_t offset, const uint8_t *data, uint64_t length,
+                bool lead);
 int vd_do_clear(struct vdisk_image *image, uint64_t offset, uint64_t length, bool hole);
 
-/* Writes whole blocks; the caller holds the range exclusively and nothing else. With
- * `only_compressed`, clusters that do not get smaller are left as they are. */
-int vd_write_piece(struct vdisk_image *image, uint64_t first, uint32_t count, const uint8_t *data);
+/* Writes whole blocks; the caller holds the range exclusively and nothing else. `lead` as above. */
+int vd_write_piece(struct vdisk_image *image, uint64_t first, uint32_t count, const uint8_t *data,
+                   bool lead);
 
 #endif

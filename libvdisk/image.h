@@ -41,8 +41,11 @@ struct vd_journal {
     size_t loose_bytes;
     uint32_t loose_count;
     uint8_t loose_prev_tag[VD_TAG_BYTES]; /* of the record before it */
-    uint32_t pending_blocks;              /* at most this many blocks of ring for what is pending */
-    uint32_t reserved_blocks;             /* for writes in flight */
+    bool leading; /* the last record names data on its way (vd_journal_lead): nobody else emits */
+    bool rewrite; /* the last record names data that did not arrive: the next takes its place */
+    struct vd_waitqueue lead_waiters;
+    uint32_t pending_blocks;  /* at most this many blocks of ring for what is pending */
+    uint32_t reserved_blocks; /* for writes in flight */
     struct vd_rwlock lock;
 };
 

@@ -172,20 +172,21 @@ static void fix_last(struct vd_journal *j)
     j->loose_count = 0;
 }
 
-/* Steps back before it, so that the next record takes its place, if all of it fits there. */
+/* Steps back before it, so that the next record takes its place, if all of it fits there or it must
+ * not stay. */
 static void take_last(struct vd_journal *j)
 {
-    if (j->pending_bytes > BODY_BLOCK)
+    if (!j->rewrite && j->pending_bytes > BODY_BLOCK)
         fix_last(j);
-    if (j->loose_bytes == 0)
+    if (!j->rewrite && j->loose_bytes == 0)
         return;
     j->pos = (j->pos + j->ring_blocks - 1) % j->ring_blocks;
     j->used--;
     memcpy(j->prev_tag, j->loose_prev_tag, VD_TAG_BYTES);
 }
 
-/* All pending operations as records, in memory. With `keep` they stay pending while they are in a
- * record that may be written again. */
+/* All pending operations as records, in memory; in place of one that must not stay one at least.
+ * With `keep` they stay pending while they are in a record that may be written again. */
 static int build_records(struct vdisk_image *image, bool keep, struct record_buffer **list)
 {
     struct vd_journal *j = &image->journal;
@@ -200,13 +201,14 @@ static int build_records(struct vdisk_image *image, bool keep, struct record_buf
     take_last(j);
     memcpy(j->loose_prev_tag, j->prev_tag, VD_TAG_BYTES);
     keep = keep && j->pending_bytes <= BODY_BLOCK;
-    for (size_t at = 0; !r && at < j->pending_bytes;) {
+    for (size_t at = 0; !r && (at < j->pending_bytes || j->rewrite);) {
         uint32_t count;
         size_t share = record_share(j->pending + at, j->pending_bytes - at, &count);
         r = build_record(image, cipher, j->pending + at, share, count, tail);
         if (!r)
             tail = &(*tail)->next;
         at += share;
+        j->rewrite = false;
     }
     vd_keys_give(keys, cipher);
     vd_keys_put(keys);
@@ -242,7 +244,7 @@ static void free_records(struct record_buffer *list)
 }
 
 /* With `cached` the record reaches the disk with the next sync, else now. */
-static int emit(struct vdisk_image *image, bool keep, bool cached)
+static int emit_now(struct vdisk_image *image, bool keep, bool cached)
 {
     struct vd_journal *j = &image->journal;
     struct record_buffer *list = NULL;
@@ -252,7 +254,7 @@ static int emit(struct vdisk_image *image, bool keep, bool cached)
         r = VDISK_E_FAILED;
         goto out;
     }
-    if (j->pending_bytes == j->loose_bytes) { /* all of it was written */
+    if (j->pending_bytes == j->loose_bytes && !j->rewrite) { /* all of it was written */
         if (!keep)
             fix_last(j);
         j->pending_blocks = 0;
@@ -264,12 +266,19 @@ static int emit(struct vdisk_image *image, bool keep, bool cached)
         r = write_records(image, list, cached);
     if (r)
         vd_image_latch(image, r, "the journal cannot be written");
-    else
+    else if (!j->leading)
         j->kept = added;
 out:
     vd_unlock_exclusive(&image->loop, &j->lock);
     free_records(list);
     return r;
+}
+
+static int emit(struct vdisk_image *image, bool keep, bool cached)
+{
+    while (image->journal.leading)
+        vd_wait(&image->loop, &image->journal.lead_waiters);
+    return emit_now(image, keep, cached);
 }
 
 int vd_journal_emit(struct vdisk_image *image)
@@ -287,6 +296,70 @@ int vd_journal_keep(struct vdisk_image *image)
     while (!r && j->kept < upto)
         r = emit(image, true, true);
     return r;
+}
+
+/* --- records beside their data --- */
+
+bool vd_journal_may_lead(const struct vdisk_image *image, size_t op_bytes)
+{
+    const struct vd_journal *j = &image->journal;
+    /* Nothing that was promised to outlive the process goes into a record that may turn out bad. */
+    return !j->leading && !j->lock.exclusive && !j->lock.head && !image->failed &&
+           j->loose_bytes == 0 && j->pending_bytes + op_bytes <= BODY_BLOCK;
+}
+
+void vd_journal_lead(struct vdisk_image *image, struct vd_lead *lead)
+{
+    struct vd_journal *j = &image->journal;
+    *lead = (struct vd_lead){.at = j->pending_bytes, .count = j->pending_count};
+    j->leading = true;
+}
+
+int vd_journal_lead_emit(struct vdisk_image *image, struct vd_lead *lead)
+{
+    struct vd_journal *j = &image->journal;
+    lead->bytes = j->pending_bytes - lead->at;
+    lead->count = j->pending_count - lead->count;
+    lead->added = j->added;
+    return emit_now(image, true, false);
+}
+
+/* The data that it named did not arrive: a record without it takes its place before any sync. */
+static void take_back(struct vdisk_image *image, const struct vd_lead *lead)
+{
+    struct vd_journal *j = &image->journal;
+    uint8_t *ops = j->pending + lead->at;
+    memmove(ops, ops + lead->bytes, j->pending_bytes - lead->at - lead->bytes);
+    j->pending_bytes -= lead->bytes;
+    j->pending_count -= lead->count;
+    j->loose_bytes = 0;
+    j->loose_count = 0;
+    j->rewrite = true;
+    (void)emit_now(image, false, false);
+}
+
+void vd_journal_lead_end(struct vdisk_image *image, const struct vd_lead *lead, bool arrived)
+{
+    struct vd_journal *j = &image->journal;
+    if (arrived)
+        j->kept = vd_max64(j->kept, lead->added);
+    else if (!image->failed)
+        take_back(image, lead);
+    j->leading = false;
+    vd_wake_all(&image->loop, &j->lead_waiters);
+}
+
+/* --- what is likely to come --- */
+
+bool vd_journal_expects_flush(const struct vdisk_image *image)
+{
+    return image->commit.changes + 1 == image->commit.expected;
+}
+
+void vd_journal_note_flush(struct vdisk_image *image)
+{
+    image->commit.expected = image->commit.changes;
+    image->commit.changes = 0;
 }
 
 void vd_journal_expect(struct vdisk_image *image)
@@ -320,8 +393,6 @@ int vd_commit(struct vdisk_image *image)
 {
     struct vd_commit *c = &image->commit;
     uint64_t ticket = ++c->wanted;
-    c->expected = c->changes;
-    c->changes = 0;
     while (c->done < ticket) {
         if (c->running) {
             vd_wait(&image->loop, &c->waiters);

@@ -38,17 +38,19 @@ static int perform(struct vdisk_image *image, struct vdisk_request *request)
     if (request->op != VDISK_READ && image->failed)
         return vd_image_fail(image, VDISK_E_FAILED,
                              "an earlier write to the image file failed; open it again");
+    bool lead = request->fua || vd_journal_expects_flush(image);
     switch (request->op) {
     case VDISK_READ:
         return length ? vd_do_read(image, request->snapshot, offset, request->data, length) : 0;
     case VDISK_WRITE:
-        r = length ? vd_do_write(image, offset, request->data, length) : 0;
+        r = length ? vd_do_write(image, offset, request->data, length, lead) : 0;
         break;
     case VDISK_DISCARD:
     case VDISK_ZERO:
         r = length ? vd_do_clear(image, offset, length, request->op == VDISK_DISCARD) : 0;
         break;
     case VDISK_FLUSH:
+        vd_journal_note_flush(image);
         return vd_commit(image);
     }
     if (r)
@@ -81,7 +83,8 @@ static void run_request(void *arg)
     free(arg);
     running.request->result = vd_image_explain(image, perform(image, running.request));
     image->running_requests--;
-    bool changed = running.request->op == VDISK_WRITE && running.request->result == 0;
+    bool changed =
+        running.request->op == VDISK_WRITE && running.request->result == 0 && !running.request->fua;
     append(&image->ended_head, &image->ended_tail, running.request);
     if (changed)
         vd_journal_expect(image);

@@ -37,7 +37,7 @@ static int hide_base_in_block(struct vdisk_image *image, uint64_t before)
     uint64_t rest = VD_BLOCK - before % VD_BLOCK;
     if (!image->super->overlay || before >= image->super->base.size || rest == VD_BLOCK)
         return 0;
-    return vd_do_write(image, before, zeros, rest);
+    return vd_do_write(image, before, zeros, rest, false);
 }
 
 static int resize_entry(struct vdisk_image *image, void *arg)

@@ -5,10 +5,11 @@
  *   admit     ring space for its operations and a reserve for the next checkpoint
  *   place     host blocks, compressed extents side by side, then raw blocks
  *   seal      stamps, encryption and tags, into the buffers that are written
- *   write     one request for each run of host blocks
+ *   write     one request for each run of host blocks; where a flush is about to follow, the record
+ *             of the journal beside it
  *   commit    map, use counts and pending journal operations, without a wait between them
  * The gate is held from place to commit. Until commit nothing has changed, so that any failure
- * only gives the host blocks back.
+ * only gives the host blocks back (and takes the record back).
  */
 #include "blank.h"
 #include "bytes.h"
@@ -54,6 +55,8 @@ struct piece {
     unsigned clusters;
     uint8_t packed_in_block; /* extents that touch the last block filled so far */
     struct vd_epoch_keys *keys;
+    bool leads; /* its operations are in the journal before its data */
+    struct vd_lead lead;
 };
 
 /* --- plan --- */
@@ -355,7 +358,27 @@ static int seal(struct piece *p)
 
 /* --- write, commit --- */
 
-static int write_runs(struct piece *p)
+static size_t op_bytes(const struct piece *p)
+{
+    size_t bytes = 0;
+    for (unsigned u = 0; u < p->units; u++)
+        bytes += vd_op_size(&p->unit[u].op);
+    return bytes;
+}
+
+/* Begins the record that is written beside the data, if it may. */
+static void begin_lead(struct piece *p)
+{
+    size_t bytes = op_bytes(p);
+    if (!vd_journal_may_lead(p->image, bytes) || vd_journal_ready(p->image, bytes))
+        return;
+    vd_journal_lead(p->image, &p->lead);
+    for (unsigned u = 0; u < p->units; u++)
+        vd_journal_add(p->image, &p->unit[u].op);
+    p->leads = true;
+}
+
+static int write_runs(struct piece *p, bool lead)
 {
     struct vd_group group;
     vd_group_init(&group, &p->image->loop);
@@ -370,12 +393,15 @@ static int write_runs(struct piece *p)
         if (length)
             vd_group_io(&group, &run->io);
     }
+    if (lead && p->runs)
+        begin_lead(p);
+    int led = p->leads ? vd_journal_lead_emit(p->image, &p->lead) : 0;
     int r = vd_group_wait(&group);
     for (unsigned i = 0; i < p->runs && r == -ENOSPC; i++)
         vd_alloc_refused(p->image, &p->run[i].run);
     if (r)
         return vd_image_fail(p->image, r, "cannot write to the image file: %s", vdisk_strerror(r));
-    return 0;
+    return led;
 }
 
 #define LEAVES_MAX  (VD_PIECE_BLOCKS / VD_LEAF_BLOCKS + 2)
@@ -387,16 +413,13 @@ static int commit(struct piece *p)
     struct vd_node *leaf[LEAVES_MAX] = {0};
     uint64_t from = p->first / VD_LEAF_BLOCKS;
     unsigned leaves = (unsigned)((p->first + p->count - 1) / VD_LEAF_BLOCKS - from + 1);
-    size_t bytes = 0;
     int r = 0;
     for (unsigned i = 0; i < leaves && !r; i++)
         r = vd_map_leaf(image, from + i, &leaf[i]);
-    for (unsigned u = 0; u < p->units; u++)
-        bytes += vd_op_size(&p->unit[u].op);
     for (unsigned i = 0; i < leaves && !r; i++)
         r = vd_map_ready(image, leaf[i], leaves * (VD_LEAF_BLOCKS + VD_LEAF_CLUSTERS_MAX));
-    if (!r)
-        r = vd_journal_ready(image, bytes);
+    if (!r && !p->leads)
+        r = vd_journal_ready(image, op_bytes(p));
     for (unsigned u = 0; u < p->units && !r; u++) {
         struct vd_op *op = &p->unit[u].op;
         if (op->type == VD_OP_RAW)
@@ -406,7 +429,8 @@ static int commit(struct piece *p)
             vd_alloc_use(image, op->block, vd_zstd_blocks(&z));
         }
         vd_map_apply(image, leaf[op->first / VD_LEAF_BLOCKS - from], op);
-        vd_journal_add(image, op);
+        if (!p->leads)
+            vd_journal_add(image, op);
     }
     for (unsigned i = 0; i < leaves; i++)
         vd_node_unpin(leaf[i]);
@@ -429,7 +453,7 @@ static void release_piece(struct piece *p)
 }
 
 static int write_piece(struct vdisk_image *image, uint64_t first, uint32_t count,
-                       const uint8_t *data)
+                       const uint8_t *data, bool lead)
 {
     struct piece p = {.image = image, .first = first, .count = count, .data = data};
     uint32_t cost = vd_journal_cost((size_t)count * (32 + VD_TAG_BYTES));
@@ -458,13 +482,15 @@ static int write_piece(struct vdisk_image *image, uint64_t first, uint32_t count
     if (!r)
         r = seal(&p);
     if (!r)
-        r = write_runs(&p);
+        r = write_runs(&p, lead);
     if (!r)
         r = commit(&p);
     committed = r == 0;
+    if (p.leads)
+        vd_journal_lead_end(image, &p.lead, committed);
     release_piece(&p);
     vd_unlock_shared(&image->loop, &image->gate);
-    vd_journal_settle(image, cost, committed);
+    vd_journal_settle(image, cost, committed && !p.leads);
     if (promised)
         vd_reserve_settle(image, NODE_BLOCKS);
     vd_checkpoint_kick(image);
@@ -475,14 +501,15 @@ out:
     return r;
 }
 
-int vd_write_piece(struct vdisk_image *image, uint64_t first, uint32_t count, const uint8_t *data)
+int vd_write_piece(struct vdisk_image *image, uint64_t first, uint32_t count, const uint8_t *data,
+                   bool lead)
 {
-    int r = write_piece(image, first, count, data);
+    int r = write_piece(image, first, count, data, lead);
     /* A full disk gets room when the tree on disk no longer refers to what was overwritten. */
     if (r == -ENOSPC && image->alloc.frees.count > 0) {
         r = vd_checkpoint_join(image);
         if (!r)
-            r = write_piece(image, first, count, data);
+            r = write_piece(image, first, count, data, lead);
     }
     return r;
 }

@@ -33,7 +33,7 @@ static int read_block(struct vdisk_image *image, uint64_t block, uint8_t *out)
 
 /* A piece whose first or last block is partly written. */
 static int write_unaligned(struct vdisk_image *image, uint64_t offset, const uint8_t *data,
-                           uint64_t length)
+                           uint64_t length, bool lead)
 {
     uint64_t first = offset / VD_BLOCK, end = vd_guest_blocks(offset + length);
     uint32_t count = (uint32_t)(end - first);
@@ -45,13 +45,14 @@ static int write_unaligned(struct vdisk_image *image, uint64_t offset, const uin
         r = read_block(image, end - 1, bounce + (size_t)(count - 1) * VD_BLOCK);
     if (!r) {
         memcpy(bounce + offset % VD_BLOCK, data, length);
-        r = vd_write_piece(image, first, count, bounce);
+        r = vd_write_piece(image, first, count, bounce, lead);
     }
     vd_pool_give(&image->pool, bounce, (size_t)count * VD_BLOCK);
     return r;
 }
 
-int vd_do_write(struct vdisk_image *image, uint64_t offset, const uint8_t *data, uint64_t length)
+int vd_do_write(struct vdisk_image *image, uint64_t offset, const uint8_t *data, uint64_t length,
+                bool lead)
 {
     uint64_t piece_bytes = (uint64_t)piece_blocks(image) * VD_BLOCK;
     struct vd_range range;
@@ -62,10 +63,10 @@ int vd_do_write(struct vdisk_image *image, uint64_t offset, const uint8_t *data,
     for (uint64_t at = offset; at < end && !r;) {
         uint64_t stop = vd_min64(end, (at / piece_bytes + 1) * piece_bytes);
         if (at % VD_BLOCK || stop % VD_BLOCK)
-            r = write_unaligned(image, at, data + (at - offset), stop - at);
+            r = write_unaligned(image, at, data + (at - offset), stop - at, lead && stop == end);
         else
             r = vd_write_piece(image, at / VD_BLOCK, (uint32_t)((stop - at) / VD_BLOCK),
-                               data + (at - offset));
+                               data + (at - offset), lead && stop == end);
         at = stop;
     }
     vd_range_unlock(&image->loop, &image->range, &range);
@@ -140,7 +141,7 @@ static int clear_step(struct vdisk_image *image, uint64_t first, uint64_t end, b
 static int write_zeros(struct vdisk_image *image, uint64_t from, uint64_t to)
 {
     static const uint8_t zeros[VD_BLOCK];
-    return from < to ? write_unaligned(image, from, zeros, to - from) : 0;
+    return from < to ? write_unaligned(image, from, zeros, to - from, false) : 0;
 }
 
 /* A full disk gets room when the tree on disk no longer refers to what was cleared. */

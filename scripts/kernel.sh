@@ -123,5 +123,6 @@ root_modules() { # ROOT FLAVOUR MODULE...: for `modprobe` there
 }
 
 root_pack() { # ROOT FILE: an initramfs of it, which is then gone
+    chmod -R go+rX "$1" && chmod 1777 "$1/tmp" # for who is not root there
     (cd "$1" && find . | busybox cpio -o -H newc 2>/dev/null) >"$2" && rm -rf "$1"
 }

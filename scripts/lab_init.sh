@@ -2,6 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=dash
 # The first process of the KVM lab (scripts/lab.sh): runs /run.sh as it is run outside.
+#
+# The kernel's first root cannot be left with pivot_root(), as programs do that confine themselves:
+# the same files once more, mounted over it, can.
+if [ -z "${LAB_ROOT:-}" ]; then
+    mount -o bind / /tmp
+    cd /tmp || exit
+    mount -o move . /
+    LAB_ROOT=1 exec chroot . /init
+fi
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev

@@ -24,7 +24,7 @@ TEST_PACKAGES=(
     e2fsprogs openssl
     python3 python3-libnbd
     fio libnbd-bin qemu-utils qemu-system-x86 curl
-    valgrind acpica-tools
+    valgrind acpica-tools socat passt
 )
 
 # On top of these, for guests of tests, and for the demo's where /dev/kvm does not run Linux.

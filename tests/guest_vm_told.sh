@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=dash
-# The first process of the guests of tests/scenario_vm_network.sh: does what it is told at the serial
-# port, a line each, and says what came of it.
+# The first process of guests (tests/lib_told.sh): does what it is told at the serial port, a line each,
+# and says what came of it.
 # shellcheck source-path=SCRIPTDIR source=guest_steps.sh
 . /steps
 
@@ -13,6 +13,16 @@ cards() {
         ip addr add "$address/24" dev "eth$card" && ip link set "eth$card" up || return
         card=$((card + 1))
     done
+}
+
+# Has an address and a route given to the card.
+leases() { # CARD
+    cat >/tmp/leased <<'END'
+#!/bin/sh
+[ "$1" != bound ] || { ip addr add "$ip/$mask" dev "$interface" && ip route add default via "$router"; }
+END
+    chmod 755 /tmp/leased
+    ip link set "$1" up && udhcpc -i "$1" -n -q -s /tmp/leased
 }
 
 serves() { # NAME MIB...: files

@@ -18,6 +18,6 @@ while [ $# -gt 0 ]; do
     esac
     shift 2
 done
-exec qemu-system-x86_64 -global virtio-mmio.force-legacy=false -accel kvm -M microvm,acpi=on,memory-backend=m \
+exec qemu-system-x86_64 -global virtio-mmio.force-legacy=false -accel kvm -M microvm,acpi=on,rtc=on,memory-backend=m \
     -cpu host -smp "$cpus" -object "memory-backend-memfd,id=m,size=$memory,share=on" -m "$memory" \
     -device virtio-rng-device -nodefaults -display none -serial stdio "${options[@]}"

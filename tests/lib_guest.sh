@@ -12,11 +12,14 @@ guest_lacks() {
     kernel_lacks qemu-system-x86_64 fio mke2fs
 }
 
-# guest_initramfs FILE INIT FLAVOURS MODULE...: busybox, mke2fs, fio, the modules of these kernels.
+# Programs of this system that are in a guest, beside fio.
+GUEST_PROGRAMS=(mke2fs)
+
+# guest_initramfs FILE INIT FLAVOURS MODULE...: busybox, programs, the modules of these kernels.
 guest_initramfs() {
     local flavour
     root_busybox guest
-    root_programs guest mke2fs
+    root_programs guest "${GUEST_PROGRAMS[@]}"
     root_fio guest >.err 2>&1 || root_programs guest fio
     for flavour in $3; do root_modules guest "$flavour" "${@:4}"; done
     cp "$VDISK_SRC/tests/guest_steps.sh" guest/steps

@@ -23,6 +23,9 @@ patience=$((100 * LAB_SLOW))
 LAB_GUEST_MODULES=(virtio_mmio virtio_blk virtio_net virtio-rng virtio_balloon
     vmw_vsock_virtio_transport button ext4 crc32c_generic)
 
+# Programs of this system that are in the lab, beside our own.
+LAB_PROGRAMS=(e2fsck)
+
 lab_is_outside() {
     [ -z "${VDISK_LAB:-}" ]
 }
@@ -37,7 +40,7 @@ lab_lacks() {
     elif [[ ,${VDISK_SANITIZER:-}, == *,thread,* ]]; then
         echo 'too slow with the thread sanitizer'
     else
-        kernel_lacks qemu-system-x86_64 fio mke2fs e2fsck
+        kernel_lacks qemu-system-x86_64 fio "${GUEST_PROGRAMS[@]}" "${LAB_PROGRAMS[@]}"
     fi
 }
 
@@ -64,12 +67,16 @@ lab_guest_initrd() {
 
 # lab_initramfs FILE SCRIPT FILE...: the script and its files, our programs, what they need.
 lab_initramfs() {
-    lab_root lab "$2" e2fsck
+    local tool
+    lab_root lab "$2" "${LAB_PROGRAMS[@]}"
     if [ "$VMM" = vdisk-vmm-peer ]; then
         root_programs lab qemu-system-x86_64
         mkdir -p lab/share/qemu
         cp -L /usr/share/qemu/{bios-microvm.bin,linuxboot_dma.bin} lab/share/qemu/
         install -m 755 "$VDISK_SRC/tests/lab_peer.sh" lab/bin/vdisk-vmm-peer
+        for tool in lkvm kvmtool; do
+            ! command -v $tool >/dev/null || root_programs lab $tool
+        done
     fi
     mkdir -p lab/src/tests lab/src/scripts
     cp "$VDISK_SRC"/tests/*.sh lab/src/tests/

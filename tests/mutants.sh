@@ -17,9 +17,12 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 copy() {
+    local folder
     mkdir "$scratch/tree" "$scratch/tmp"
-    cp -r "$source_dir"/{Makefile,include,libvdisk,tests,tools,vdiskd} "$scratch/tree"
-    [ -d "$source_dir/fuzz" ] && cp -r "$source_dir/fuzz" "$scratch/tree"
+    cp -r "$source_dir"/{Makefile,include,libvdisk,tests,tools,vdiskd,vmm} "$scratch/tree"
+    for folder in fuzz backup fuse; do
+        [ ! -d "$source_dir/$folder" ] || cp -r "$source_dir/$folder" "$scratch/tree"
+    done
 }
 
 build() { # PROGRAM...
@@ -164,7 +167,15 @@ mutant 'the first epoch counts as durable before it is' $lib/checkpoint.c \
 mutant 'writes do not outlive the process' $lib/request.c \
     's/request->outlives \? vd_journal_keep\(image\) : 0/0/' test_outlives
 mutant 'a record is written again after it became durable' $lib/journal.c \
-    "$(within emit 's/if \(!keep\)/if (0)/')" test_outlives crash:200
+    "$(within emit_now 's/if \(!keep\)/if (0)/')" test_outlives crash:200
+mutant 'the record is never written beside its data' $lib/request.c \
+    's/bool lead = .*/bool lead = false;/' test_journal
+mutant 'a record stays whose data did not arrive' $lib/journal.c \
+    "$(within take_back 's/j->rewrite = true;/;/')" test_journal
+mutant 'a flush does not wait for data whose record is written' $lib/journal.c \
+    "$(within emit 's/while \(image->journal.leading\)/if (0)/')" test_journal crash:200
+mutant 'a record before its data replaces what was promised' $lib/journal.c \
+    "$(within vd_journal_may_lead 's/j->loose_bytes == 0 &&//')" test_journal
 mutant 'a record that is written again names itself as the one before' $lib/journal.c \
     "$(within take_last 's/memcpy\(j->prev_tag.*;/;/')" test_outlives
 mutant 'a record that is written again keeps its number' $lib/journal.c \

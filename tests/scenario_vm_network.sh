@@ -7,6 +7,8 @@
 . "$VDISK_SRC/tests/lib.sh" || exit
 # shellcheck source-path=SCRIPTDIR source=lib_lab.sh
 . "$VDISK_SRC/tests/lib_lab.sh" || exit
+# shellcheck source-path=SCRIPTDIR source=lib_told.sh
+. "$VDISK_SRC/tests/lib_told.sh" || exit
 
 if lab_is_outside; then
     lab_ready || exit 0
@@ -17,51 +19,6 @@ if lab_is_outside; then
 fi
 
 : "${VDISK_LAB:?interfaces are made in the lab alone}"
-declare -A pid tell
-
-boot() { # GUEST OPTION...
-    local fd
-    mkdir "$1" && mkfifo "$1/in"
-    exec {fd}<>"$1/in"
-    tell[$1]=$fd
-    vdisk-vmm --name "$1" --kernel cloud --initrd initrd --memory 384M --console stdio \
-        --command 'console=ttyS0 quiet panic=-1 mitigations=off' --control "$PWD/$1/control" \
-        "${@:2}" <"$1/in" >"$1/serial" 2>"$1/err" &
-    pid[$1]=$!
-}
-waits() { # COMMAND...: until it succeeds
-    local try
-    for ((try = 0; try < patience * 5; try++)); do
-        ! "$@" || return 0
-        sleep 0.2
-    done
-    return 1
-}
-has_said() { # GUEST PATTERN; or it has ended
-    grep -qE "$2" "$1/serial" || ! kill -0 "${pid[$1]}" 2>/dev/null
-}
-# told GUEST COMMAND: what it prints, and its status.
-told() {
-    local number status
-    number=$(($(grep -c '^DID ' "$1/serial") + 1))
-    echo "$number $2" >&"${tell[$1]}"
-    waits has_said "$1" "^DID $number "
-    sed -n "s/^$number: //p" "$1/serial"
-    status=$(sed -n "s/^DID $number //p" "$1/serial")
-    return "${status:-125}"
-}
-# cannot NAME GUEST COMMAND: fails, and not for another reason.
-cannot() {
-    told "${@:2}" >.out 2>.err
-    is "$1" $? 1
-}
-alive() { kill -0 "${pid[$1]}"; }
-ends() { # NAME GUEST
-    wait "${pid[$2]}"
-    is "$1" $? 0
-    sed "s/^/#   $2: /" "$2/err"
-}
-
 ctl() { vdisk ctl --socket "$PWD/$1/control" "${@:2}"; }
 info() { ctl "$1" info | sed -n "s/^  \"$2\": \"*\([^\",]*\).*/\1/p"; } # GUEST KEY
 info_is() { [ "$(info "$1" "$2")" = "$3" ]; }
@@ -71,13 +28,6 @@ card() { # GUEST COMMAND NUMBER: what the reply has of this card, as a line
 }
 counts() { # GUEST CARD in|out frames|bytes|drops
     card "$1" metrics "$2" | sed "s/.*\"$3\":{[^}]*\"$4\":\([0-9]*\).*/\1/"
-}
-above() { # NUMBER...: each is above the next
-    local i
-    for ((i = 2; i <= $#; i++)); do [ "${*:i-1:1}" -gt "${*:i:1}" ] || return; done
-}
-more() { # NAME NUMBER...
-    verdict "$1 ($(printf '%s' "$2"; printf ' > %s' "${@:3}"))" "$(above "${@:2}"; echo $?)"
 }
 
 # ---- the network: all ports of the bridge get all tags ----

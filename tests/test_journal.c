@@ -2,7 +2,9 @@
 /*
  * The journal's two rules that chance hardly ever tries (SPEC.md 15 and 16): a record whose data
  * did not arrive ends the log, whatever follows it; and no record is overwritten before the
- * checkpoint that covers it is durable in both superblock slots.
+ * checkpoint that covers it is durable in both superblock slots. And when records are written:
+ * beside their data where a flush is about to follow, which must do no harm where that data does
+ * not arrive.
  */
 #include "sim_io.h"
 #include "vdisk/vdisk.h"
@@ -14,6 +16,7 @@
 
 #include <cmocka.h>
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -159,12 +162,20 @@ struct gate {
     struct vdisk_io *inner;
     uint64_t block; /* 0: none */
     struct vdisk_io_request *held;
+    uint64_t data_start; /* and of the writes from this block on ... */
+    unsigned wanted;     /* ... so many */
+    struct vdisk_io_request *data[2];
 };
 
 static void gate_submit(struct vdisk_io *io, struct vdisk_io_request *request)
 {
     struct gate *gate = (struct gate *)io;
 
+    if (gate->wanted && request->op == VDISK_IO_WRITE &&
+        request->offset >= gate->data_start * BLOCK) {
+        gate->data[2 - gate->wanted--] = request;
+        return;
+    }
     if (gate->block && request->op == VDISK_IO_WRITE && request->offset == gate->block * BLOCK) {
         assert_null(gate->held);
         gate->held = request;
@@ -177,7 +188,8 @@ static int gate_poll(struct vdisk_io *io, bool wait)
 {
     struct gate *gate = (struct gate *)io;
 
-    return gate->inner->ops->poll(gate->inner, wait && !gate->held);
+    return gate->inner->ops->poll(gate->inner,
+                                  wait && !gate->held && !gate->data[0] && !gate->data[1]);
 }
 
 static int gate_size(struct vdisk_io *io, uint64_t *bytes)
@@ -361,6 +373,272 @@ static void test_the_record_is_written_ahead_of_the_flush_that_is_expected(void 
     sim_free(sim);
 }
 
+/* ---- a record beside its data ---- */
+
+struct beside {
+    uint64_t data_start;
+    unsigned polls, data_at, record_at; /* the polls in which they were submitted last */
+    unsigned records;
+};
+
+static void note_beside(void *arg, enum vdisk_io_op op, uint64_t offset, uint64_t length)
+{
+    struct beside *b = arg;
+
+    if (op != VDISK_IO_WRITE)
+        return;
+    if (offset >= b->data_start) {
+        b->data_at = b->polls;
+    } else if (offset >= 4 * BLOCK && offset + length <= b->data_start - 4 * BLOCK) {
+        b->record_at = b->polls;
+        b->records++;
+    }
+}
+
+static void begin_request(struct vdisk_image *image, struct vdisk_request *request, unsigned block,
+                          uint8_t *data)
+{
+    fill(data, block);
+    *request = (struct vdisk_request){.op = VDISK_WRITE,
+                                      .offset = (uint64_t)block * BLOCK,
+                                      .length = BLOCK,
+                                      .data = data,
+                                      .fua = request->fua,
+                                      .outlives = request->outlives,
+                                      .result = 1,
+                                      .done = note_end};
+    vdisk_submit(image, request);
+}
+
+/* An image of which one write for each flush is expected, with that of block 0 done. */
+static struct vdisk_image *create_expecting(struct sim *sim)
+{
+    struct vdisk_image *image = create(sim_io(sim), TAIL_LOG2);
+
+    sim_set_ordered(sim, true);
+    write_one(image, 0);
+    assert_int_equal(vdisk_flush(image), 0);
+    return image;
+}
+
+static void test_the_record_is_written_beside_its_data_when_a_flush_follows(void **state)
+{
+    static _Alignas(BLOCK) uint8_t data[BLOCK];
+
+    (void)state;
+    for (unsigned fua = 0; fua < 2; fua++) {
+        struct beside b = {.data_start = ((1u << TAIL_LOG2) + 4) * BLOCK};
+        struct sim *sim = sim_new(5);
+        struct vdisk_image *image = fua ? create(sim_io(sim), TAIL_LOG2) : create_expecting(sim);
+        struct vdisk_request request = {.fua = fua};
+
+        write_one(image, 1);
+        if (!fua)
+            assert_int_equal(vdisk_flush(image), 0);
+        sim_set_trace(sim, note_beside, &b);
+        begin_request(image, &request, 2, data);
+        while (vdisk_poll(image, true))
+            b.polls++;
+        assert_int_equal(request.result, 0);
+        assert_int_equal(b.records, 1);
+        assert_int_equal(b.record_at, b.data_at);
+        assert_int_equal(vdisk_flush(image), 0);
+        assert_int_equal(b.records, 1);
+        sim_set_trace(sim, NULL, NULL);
+        vdisk_abandon(image);
+        struct sim *disk = sim_crash_image(sim, 1, SIM_KEEP_NONE);
+        image = open_again(disk, "after the flush");
+        assert_true(is_written(image, 2));
+        shut(image);
+        sim_free(disk);
+        sim_free(sim);
+    }
+}
+
+/* After the crash every block is as it was written or as it was before; those marked are written.
+ */
+static void expect_after_crash(const struct sim *sim, const bool *durable, const bool *never,
+                               unsigned count, const char *when)
+{
+    for (unsigned mode = 0; mode < SIM_CRASH_MODES; mode++) {
+        for (uint64_t seed = 1; seed <= 12; seed++) {
+            struct sim *disk = sim_crash_image(sim, seed, (enum sim_crash_mode)mode);
+            struct vdisk_image *image = open_again(disk, when);
+
+            for (unsigned i = 0; i < count; i++) {
+                bool there = is_written(image, i);
+                if (durable[i] && !there)
+                    fail_msg("%s, mode %u, seed %u: block %u is lost", when, mode, (unsigned)seed,
+                             i);
+                if (never[i] && there)
+                    fail_msg("%s, mode %u, seed %u: block %u is there", when, mode, (unsigned)seed,
+                             i);
+            }
+            shut(image);
+            sim_free(disk);
+        }
+    }
+}
+
+/* The write of the data that fails; others go on beside it, and what they were promised stays. */
+static void fail_beside(bool others)
+{
+    static _Alignas(BLOCK) uint8_t data[3][BLOCK];
+    enum {
+        FAILED = 1,
+        OTHER,
+        OUTLIVES,
+        AFTER,
+        LAST,
+        COUNT
+    };
+    bool durable[COUNT] = {[0] = true}, never[COUNT] = {false};
+    struct sim *sim = sim_new(6);
+    struct vdisk_image *image = create_expecting(sim);
+    struct vdisk_request failing = {0}, other = {0}, outliving = {.outlives = true};
+
+    sim_add_fault(sim, &(struct sim_fault){.op = VDISK_IO_WRITE, .nth = 1, .error = -EIO});
+    begin_request(image, &failing, FAILED, data[0]);
+    if (others) {
+        begin_request(image, &other, OTHER, data[1]);
+        begin_request(image, &outliving, OUTLIVES, data[2]);
+    }
+    while (vdisk_poll(image, true)) {
+        expect_after_crash(sim, durable, never, COUNT, "while it fails");
+    }
+    assert_int_equal(sim_faults_fired(sim), 1);
+    assert_int_equal(failing.result, -EIO);
+    assert_int_equal(vdisk_failed(image), 0);
+    assert_false(is_written(image, FAILED));
+    expect_after_crash(sim, durable, never, COUNT, "after it failed");
+    if (others) {
+        assert_int_equal(other.result, 0);
+        assert_int_equal(outliving.result, 0);
+        struct sim *killed = sim_crash_image(sim, 1, SIM_KEEP_COMPLETED);
+        struct vdisk_image *again = open_again(killed, "after a kill");
+        assert_true(is_written(again, OUTLIVES));
+        shut(again);
+        sim_free(killed);
+    }
+    assert_int_equal(vdisk_flush(image), 0);
+    durable[OTHER] = durable[OUTLIVES] = others;
+    never[FAILED] = true;
+    expect_after_crash(sim, durable, never, COUNT, "after a flush");
+    write_one(image, AFTER);
+    expect_after_crash(sim, durable, never, COUNT, "after another write");
+    assert_int_equal(vdisk_flush(image), 0);
+    durable[AFTER] = true;
+    write_one(image, LAST);
+    expect_after_crash(sim, durable, never, COUNT, "after one more");
+    vdisk_abandon(image);
+    sim_free(sim);
+}
+
+static void test_a_record_whose_data_fails_is_taken_back(void **state)
+{
+    (void)state;
+    fail_beside(false);
+}
+
+static void test_others_keep_their_promises_beside_a_record_that_is_taken_back(void **state)
+{
+    (void)state;
+    fail_beside(true);
+}
+
+/* Lets everything happen that does not depend on the write that is held; then what was promised
+ * must be there after a kill. */
+static void expect_kept(struct sim *sim, struct vdisk_image *image,
+                        const struct vdisk_request *promised, unsigned block)
+{
+    for (unsigned i = 0; i < 1000; i++)
+        (void)vdisk_poll(image, false);
+    struct sim *killed = sim_crash_image(sim, 1, SIM_KEEP_COMPLETED);
+    struct vdisk_image *again = open_again(killed, "killed");
+    if (promised->result == 0)
+        assert_true(is_written(again, block));
+    shut(again);
+    sim_free(killed);
+}
+
+static void let_data_go(struct gate *gate, unsigned which)
+{
+    struct vdisk_io_request *held = gate->data[which];
+
+    assert_non_null(held);
+    gate->data[which] = NULL;
+    gate->inner->ops->submit(gate->inner, held);
+}
+
+/* A kill while a record is there and its data is not must not cost what was promised. The data of
+ * the record is held; that of the other write goes so many polls after the former began. */
+static void kill_beside(unsigned polls)
+{
+    static _Alignas(BLOCK) uint8_t data[2][BLOCK];
+    struct sim *sim = sim_new(polls + 1);
+    struct gate gate = {
+        .io.ops = &gate_ops, .inner = sim_io(sim), .data_start = (1u << TAIL_LOG2) + 4};
+    struct vdisk_image *image = create(&gate.io, TAIL_LOG2);
+    struct vdisk_request promised = {.outlives = true}, leading = {.fua = true};
+
+    sim_set_ordered(sim, true);
+    write_one(image, 0);
+    write_one(image, 3);
+    assert_int_equal(vdisk_flush(image), 0); /* two are expected: the next does not lead */
+    gate.wanted = 2;
+    begin_request(image, &promised, 1, data[0]);
+    while (!gate.data[0])
+        (void)vdisk_poll(image, false);
+    begin_request(image, &leading, 2, data[1]);
+    for (unsigned i = 0; i < polls; i++)
+        (void)vdisk_poll(image, false);
+    let_data_go(&gate, 0);
+    expect_kept(sim, image, &promised, 1);
+    let_data_go(&gate, 1);
+    while (vdisk_poll(image, true))
+        ;
+    assert_int_equal(promised.result, 0);
+    assert_int_equal(leading.result, 0);
+    vdisk_abandon(image);
+    sim_free(sim);
+}
+
+/* The same with a write that was kept before. */
+static void kill_after(void)
+{
+    static _Alignas(BLOCK) uint8_t data[2][BLOCK];
+    struct sim *sim = sim_new(1);
+    struct gate gate = {
+        .io.ops = &gate_ops, .inner = sim_io(sim), .data_start = (1u << TAIL_LOG2) + 4};
+    struct vdisk_image *image = create(&gate.io, TAIL_LOG2);
+    struct vdisk_request promised = {.outlives = true}, leading = {.fua = true};
+
+    write_one(image, 0);
+    write_one(image, 3);
+    assert_int_equal(vdisk_flush(image), 0); /* two are expected: the next does not lead */
+    begin_request(image, &promised, 1, data[0]);
+    while (vdisk_poll(image, true))
+        ;
+    assert_int_equal(promised.result, 0);
+    gate.wanted = 1;
+    begin_request(image, &leading, 2, data[1]);
+    expect_kept(sim, image, &promised, 1);
+    let_data_go(&gate, 1);
+    while (vdisk_poll(image, true))
+        ;
+    assert_int_equal(leading.result, 0);
+    vdisk_abandon(image);
+    sim_free(sim);
+}
+
+static void test_nothing_that_outlives_depends_on_data_of_others(void **state)
+{
+    (void)state;
+    for (unsigned polls = 0; polls < 12; polls++)
+        kill_beside(polls);
+    kill_after();
+}
+
 static void test_small_writes_seldom_make_the_file_longer(void **state)
 {
     struct progress p = {.data_start = ((1u << TAIL_LOG2) + 4) * BLOCK};
@@ -388,6 +666,10 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_no_record_is_overwritten_before_slot_a_is_durable),
         cmocka_unit_test(test_no_record_is_overwritten_before_slot_b_is_durable),
         cmocka_unit_test(test_the_record_is_written_ahead_of_the_flush_that_is_expected),
+        cmocka_unit_test(test_the_record_is_written_beside_its_data_when_a_flush_follows),
+        cmocka_unit_test(test_a_record_whose_data_fails_is_taken_back),
+        cmocka_unit_test(test_others_keep_their_promises_beside_a_record_that_is_taken_back),
+        cmocka_unit_test(test_nothing_that_outlives_depends_on_data_of_others),
         cmocka_unit_test(test_small_writes_seldom_make_the_file_longer),
     };
 

@@ -427,7 +427,7 @@ static void test_it_goes_on_after_saving_and_loading(void **state)
     (void)vm_driver_kick(&driver, INFLATE);
     assert_int_equal(virtio_balloon_set(driver.device, 9 * PAGE), 0);
     virtio_balloon_ask(driver.device); /* not now */
-    saved = virtio_save(driver.device);
+    saved = virtio_save(driver.device, NULL);
     assert_non_null(saved);
     assert_int_equal(replace_device(saved), 0);
     vm_rig_settle(&rig);
@@ -459,7 +459,7 @@ static void test_states_that_make_no_sense_are_not_loaded(void **state)
     (void)state;
     vm_driver_begin(&driver, ALL, SIZE);
     virtio_pause(driver.device);
-    saved = virtio_save(driver.device);
+    saved = virtio_save(driver.device, NULL);
     assert_non_null(saved);
     for (unsigned i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
         json_t *other = json_deep_copy(saved);

@@ -412,7 +412,7 @@ static void suspended(uint64_t without)
         write_and_read(&disk, 0, 0, (uint8_t)i);
     virtio_pause(disk.device);
     unsigned asked = submit_writes(8, 3);
-    json_t *saved = virtio_save(disk.device);
+    json_t *saved = virtio_save(disk.device, NULL);
 
     assert_non_null(saved);
     client = disk.client;
@@ -466,7 +466,7 @@ static void test_a_state_that_does_not_fit_is_refused(void **state)
     disk_begin(&disk, 0);
     write_and_read(&disk, 0, 0, 1);
     virtio_pause(disk.device);
-    json_t *saved = virtio_save(disk.device);
+    json_t *saved = virtio_save(disk.device, NULL);
 
     assert_non_null(saved);
     assert_int_equal(load_with("bases", json_pack("[i]", 1), saved, &error), -EINVAL);

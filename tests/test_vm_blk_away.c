@@ -334,14 +334,22 @@ static void test_the_mode_of_the_cache_is_repeated_for_a_new_one(void **state)
     disk_close(&disk);
 }
 
+static void *no_memory(size_t size)
+{
+    (void)size;
+    return NULL;
+}
+
 static void test_requests_that_are_away_with_a_back_end_cannot_be_saved(void **state)
 {
+    struct vdisk_error error = {.code = 0};
+
     (void)state;
     opened(0);
     begun();
     wait_enabled();
     virtio_pause(disk.device);
-    json_t *saved = virtio_save(disk.device);
+    json_t *saved = virtio_save(disk.device, NULL);
 
     assert_non_null(saved);
     json_decref(saved);
@@ -349,12 +357,17 @@ static void test_requests_that_are_away_with_a_back_end_cannot_be_saved(void **s
     wait_enabled();
     leave();
     virtio_pause(disk.device);
-    assert_null(virtio_save(disk.device));
+    assert_null(virtio_save(disk.device, &error));
+    assert_int_equal(error.code, -EBUSY);
+    json_set_alloc_funcs(no_memory, free);
+    assert_null(virtio_save(disk.device, &error));
+    json_set_alloc_funcs(malloc, free);
+    assert_int_equal(error.code, -ENOMEM);
     come_back();
     virtio_resume(disk.device);
     wait_enabled();
     virtio_pause(disk.device);
-    saved = virtio_save(disk.device);
+    saved = virtio_save(disk.device, NULL);
     assert_non_null(saved);
     json_decref(saved);
     disk_close(&disk);
@@ -404,7 +417,7 @@ static void test_a_drive_that_is_smaller_than_when_it_was_saved_is_not_the_same(
     begun();
     wait_enabled();
     virtio_pause(disk.device);
-    json_t *saved = virtio_save(disk.device);
+    json_t *saved = virtio_save(disk.device, NULL);
 
     disk_close(&disk);
     rig.bus = (struct vm_bus){.count = 0};

@@ -270,7 +270,7 @@ static void paused_meanwhile(uint64_t without)
             server_kill();
         virtio_pause(disk.device);
         /* What a back end has taken with it cannot be saved. */
-        json_t *saved = virtio_save(disk.device);
+        json_t *saved = virtio_save(disk.device, NULL);
 
         if (round % 2 == 0)
             assert_non_null(saved);

@@ -585,7 +585,7 @@ static void test_it_goes_on_after_saving_and_loading(void **state)
     virtio_net_mac(guest.driver.device, before);
     virtio_pause(guest.driver.device);
     send_numbered(200, 2);
-    saved = virtio_save(guest.driver.device);
+    saved = virtio_save(guest.driver.device, NULL);
     assert_non_null(saved);
     assert_int_equal(virtio_net_new(&options, &rig.memory, rig.reactor, &other, NULL), 0);
     assert_int_equal(virtio_load(other, saved, NULL), 0);
@@ -614,7 +614,7 @@ static void test_a_link_that_is_down_after_loading_is_told(void **state)
     (void)state;
     begin(EVENTS, USUAL, 1);
     virtio_pause(guest.driver.device);
-    saved = virtio_save(guest.driver.device);
+    saved = virtio_save(guest.driver.device, NULL);
     assert_non_null(saved);
     vm_net_peer_close(&peer);
     assert_int_equal(virtio_net_new(&options, &rig.memory, rig.reactor, &other, NULL), 0);
@@ -650,7 +650,7 @@ static void test_a_senseless_state_is_refused(void **state)
     (void)state;
     begin(EVENTS, USUAL, 1);
     virtio_pause(guest.driver.device);
-    saved = virtio_save(guest.driver.device);
+    saved = virtio_save(guest.driver.device, NULL);
     virtio_resume(guest.driver.device);
     assert_non_null(saved);
     expect_no_load(saved, "mac", json_string("x"));

@@ -174,7 +174,7 @@ static void test_it_goes_on_after_saving_and_loading(void **state)
     virtio_pause(driver.device);
     (void)vm_driver_add(&driver, 0, &buffers[2], 1);
     (void)vm_driver_kick(&driver, 0); /* is seen by nobody */
-    saved = virtio_save(driver.device);
+    saved = virtio_save(driver.device, NULL);
     assert_non_null(saved);
 
     assert_int_equal(virtio_rng_new(&rig.memory, rig.reactor, &other), 0);

@@ -259,7 +259,7 @@ static json_t *save(void)
     json_t *saved;
 
     virtio_pause(&slow->device);
-    saved = virtio_save(&slow->device);
+    saved = virtio_save(&slow->device, NULL);
     assert_non_null(saved);
     return saved;
 }

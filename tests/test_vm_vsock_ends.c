@@ -347,7 +347,7 @@ static void test_a_restored_guest_hears_first_that_its_connections_are_gone(void
     int fd = vm_vsock_connect(&vsock, &end, listener, PORT, GUEST, 65536);
 
     virtio_pause(vsock.device);
-    json_t *saved = virtio_save(vsock.device);
+    json_t *saved = virtio_save(vsock.device, NULL);
 
     assert_non_null(saved);
     vm_vsock_replace(&vsock);
@@ -391,7 +391,7 @@ static void test_a_guest_restored_before_its_driver_was_ready_hears_of_nothing(v
     assert_true(vm_driver_negotiate(&vsock.driver, 0));
     vm_driver_set_queue(&vsock.driver, VM_VSOCK_QUEUE_EVENT, VM_VSOCK_QUEUE);
     virtio_pause(vsock.device);
-    json_t *saved = virtio_save(vsock.device);
+    json_t *saved = virtio_save(vsock.device, NULL);
 
     vm_vsock_replace(&vsock);
     assert_int_equal(virtio_load(vsock.device, saved, NULL), 0);

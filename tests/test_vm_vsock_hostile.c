@@ -339,7 +339,7 @@ static void test_buffers_for_events_that_are_none_fail_the_device(void **state)
             buffer.guest = UINT64_C(1) << 40;
         vm_vsock_begin(&vsock);
         virtio_pause(vsock.device);
-        json_t *saved = virtio_save(vsock.device);
+        json_t *saved = virtio_save(vsock.device, NULL);
 
         vm_vsock_replace(&vsock);
         assert_int_equal(virtio_load(vsock.device, saved, NULL), 0);
@@ -483,7 +483,7 @@ static void test_a_state_that_makes_no_sense_is_refused(void **state)
 
     (void)state;
     virtio_pause(vsock.device);
-    json_t *saved = virtio_save(vsock.device);
+    json_t *saved = virtio_save(vsock.device, NULL);
 
     assert_non_null(saved);
     for (unsigned i = 0; i < sizeof(own) / sizeof(own[0]); i++) {

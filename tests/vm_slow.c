@@ -83,11 +83,12 @@ static void stop(struct virtio_device *device, bool keep)
         slow->held_count = 0;
 }
 
-static int save(struct virtio_device *device, json_t *to)
+static int save(struct virtio_device *device, json_t *to, struct vdisk_error *error)
 {
     const struct vm_slow *slow = slow_of(device);
     json_t *held = json_array();
 
+    (void)error;
     for (unsigned i = 0; i < slow->held_count; i++)
         json_array_append_new(held, json_pack("[i, i, I]", slow->held[i].queue, slow->held[i].head,
                                               (json_int_t)slow->held[i].guest));

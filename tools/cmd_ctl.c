@@ -334,6 +334,16 @@ static int run(struct ctl *ctl, char **operands, int count)
     return status;
 }
 
+#define ABOUT                                                                                      \
+    "Asks a running vdiskd. Commands: export-list, export-add EXPORT IMAGE,\n"                     \
+    "export-remove, stats, snapshot-list, snapshot-create EXPORT SNAPSHOT,\n"                      \
+    "snapshot-delete EXPORT SNAPSHOT, resize EXPORT SIZE, compact, checkpoint,\n"                  \
+    "limits-get, limits-set, group-list, group-limits-get GROUP, group-limits-set\n"               \
+    "GROUP, key-list, key-add, key-remove EXPORT SLOT, nbd-list, reload, shutdown.\n"              \
+    "Of a virtual machine: info, metrics, pause, resume, power-button, stop,\n"                    \
+    "balloon SIZE, limits NET, suspend FILE (with --vm; `vdisk run --restore` goes\n"              \
+    "on with it); its drives are the exports drive0, drive1, ..."
+
 int cmd_ctl(int argc, char **argv)
 {
     struct ctl ctl = {.socket = CTL_DEFAULT_SOCKET};
@@ -372,15 +382,7 @@ int cmd_ctl(int argc, char **argv)
     const struct usage usage = {
         .command = "ctl",
         .operands = "COMMAND [EXPORT|GROUP [IMAGE|SNAPSHOT|SIZE|SLOT]]",
-        .about = "Asks a running vdiskd. Commands: export-list, export-add EXPORT IMAGE,\n"
-                 "export-remove, stats, snapshot-list, snapshot-create EXPORT SNAPSHOT,\n"
-                 "snapshot-delete EXPORT SNAPSHOT, resize EXPORT SIZE, compact, checkpoint,\n"
-                 "limits-get, limits-set, group-list, group-limits-get GROUP, group-limits-set\n"
-                 "GROUP, key-list, key-add, key-remove EXPORT SLOT, nbd-list,\n"
-                 "reload, shutdown.\n"
-                 "Of a virtual machine: info, metrics, pause, resume, power-button, stop,\n"
-                 "balloon SIZE, limits NET, suspend FILE (with --vm; `vdisk run --restore` goes\n"
-                 "on with it); its drives are the exports drive0, drive1, ...",
+        .about = ABOUT,
         .min = 1,
         .max = 3,
         .groups = {own},

@@ -48,6 +48,7 @@ struct run {
     struct cgroup_limits shares;
     char group[CGROUP_PATH_BYTES]; /* "": none */
     struct imagespec spec[DRIVES_MAX];
+    const char *drive_limits[DRIVES_MAX];
     unsigned count;
     const char *restore; /* NULL: it boots */
     struct keyopt restore_key;
@@ -62,7 +63,7 @@ struct run {
 
 /* Texts of a run that are freed after it. */
 struct texts {
-    char *name, *kernel, *initrd, *firmware;
+    char *name, *kernel, *initrd, *firmware, *drive[DRIVES_MAX];
 };
 
 /* ---- programs ---- */
@@ -97,6 +98,7 @@ static void add_export(const struct run *run, unsigned at, int key_fd, struct la
 {
     const struct imagespec *spec = &run->spec[at];
     char *image = launch_quoted(spec->path), *snapshot = launch_quoted(spec->snapshot);
+    const char *limits = run->drive_limits[at];
     bool read_only = spec->snapshot[0] || (run->read_only && at == 0);
 
     if (image && snapshot)
@@ -105,7 +107,7 @@ static void add_export(const struct run *run, unsigned at, int key_fd, struct la
             "--export=drive%u=%s,key-fd=%d,key-kind=%s,snapshots,vhost-user=%s/drive%u%s%s%s%s%s",
             at, image, key_fd, launch_key_kind(run->held.key.kind), run->dir.path, at,
             spec->snapshot[0] ? ",vhost-snapshot=" : "", snapshot, read_only ? ",read-only" : "",
-            run->limits ? "," : "", run->limits ? run->limits : "");
+            limits ? "," : "", limits ? limits : "");
     else
         words->failed = true;
     free(image);
@@ -405,21 +407,46 @@ static int run_guest(struct run *run)
     return status == STATUS_DONE ? rc : status;
 }
 
-static int add_image(struct run *run, const char *text)
+static int add_image(struct run *run, const char *text, const char *limits)
 {
     struct imagespec *spec = &run->spec[run->count];
     struct stat file;
-    int status;
+    int status = imagespec_parse("run", text, spec);
 
-    if (run->count == DRIVES_MAX)
-        return report_usage("run", "there are more drives than %u", DRIVES_MAX);
-    status = imagespec_parse("run", text, spec);
     if (status != STATUS_DONE)
         return status;
     if (stat(spec->path, &file))
         return report(spec->path, -errno, NULL);
-    run->count++;
+    run->drive_limits[run->count++] = limits;
     return STATUS_DONE;
+}
+
+/* Cuts a text off at its first comma; two of them stand for one. What is behind it; NULL: none. */
+static char *cut(char *text)
+{
+    char *to = text;
+
+    for (; *text && (*text != ',' || text[1] == ','); text++) {
+        text += *text == ',';
+        *to++ = *text;
+    }
+    text = *text ? text + 1 : NULL;
+    *to = 0;
+    return text;
+}
+
+/* IMAGE[@SNAPSHOT][,LIMITS], unless there is a file of that whole name. */
+static int add_drive(struct run *run, const char *text, char **own)
+{
+    const char *limits = NULL;
+    struct stat file;
+
+    *own = strdup(text);
+    if (!*own)
+        return report(NULL, -ENOMEM, NULL);
+    if (stat(text, &file))
+        limits = cut(*own);
+    return add_image(run, *own, limits ? limits : run->limits);
 }
 
 /* The image's name without folder and suffix, as far as it makes a name. */
@@ -527,9 +554,11 @@ static int prepare(struct run *run, const char *image, struct texts *own)
     int status = settle_shares(run);
 
     if (status == STATUS_DONE)
-        status = add_image(run, image);
+        status = add_image(run, image, run->limits);
+    if (status == STATUS_DONE && run->drives.count >= DRIVES_MAX)
+        status = report_usage("run", "there are more drives than %u", DRIVES_MAX);
     for (unsigned i = 0; i < run->drives.count && status == STATUS_DONE; i++)
-        status = add_image(run, run->drives.value[i]);
+        status = add_drive(run, run->drives.value[i], &own->drive[i]);
     if (status == STATUS_DONE)
         status = make_whole(&run->kernel, &own->kernel);
     if (status == STATUS_DONE)
@@ -561,6 +590,8 @@ static void release(struct run *run, struct texts *own)
     free(own->kernel);
     free(own->initrd);
     free(own->firmware);
+    for (unsigned i = 0; i < DRIVES_MAX; i++)
+        free(own->drive[i]);
 }
 
 int cmd_run(int argc, char **argv)
@@ -571,10 +602,11 @@ int cmd_run(int argc, char **argv)
         {"cpus", OPTION_TEXT, &run.cpus, "N", "its processors (1)"},
         {"name", OPTION_TEXT, &run.name, "NAME", "for `vdisk ctl --vm NAME` (the image's)"},
         KEYOPT_OPEN_OPTIONS(&run.key, ""),
-        {"drive", OPTION_LIST, &run.drives, "IMAGE[@SNAPSHOT]", "one more, with the same key"},
+        {"drive", OPTION_LIST, &run.drives, "IMAGE[@SNAPSHOT][,LIMITS]",
+         "one more, with the same key"},
         {"read-only", OPTION_FLAG, &run.read_only, NULL, "the first drive"},
         {"limits", OPTION_TEXT, &run.limits, "LIMITS",
-         "of each drive: read-ops=N/BURST,write-bytes=SIZE,..."},
+         "of each drive without its own: read-ops=N/BURST,write-bytes=SIZE,..."},
         {"cpu-limit", OPTION_TEXT, &run.cpu_limit, "PERCENT[/BURST]",
          "of a processor for its processors together, by cgroup"},
         {"memory-limit", OPTION_SIZE, &run.memory_limit, "SIZE",

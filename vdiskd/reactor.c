@@ -67,7 +67,8 @@ int reactor_new(const struct reactor_options *options, struct reactor **out)
         result = -errno;
         goto fail;
     }
-    reactor_memory_open(&reactor->memory);
+    if (!options->no_memory)
+        reactor_memory_open(&reactor->memory);
     if (!options->no_uring)
         result = reactor_uring_open(reactor, options->entries ? options->entries : DEFAULT_ENTRIES);
     if (result)

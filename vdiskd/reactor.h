@@ -66,6 +66,7 @@ struct reactor_op {
 
 struct reactor_options {
     bool no_uring;    /* the fall-back at once */
+    bool no_memory;   /* none is kept for reactor_take(), which then takes any */
     unsigned entries; /* of the ring; 0: 512 */
     int64_t poll;     /* nanoseconds to look around before it sleeps, at most (reactor_rest.c) */
     /* Whether other threads want the processor that looking around takes. NULL: never. */

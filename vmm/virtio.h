@@ -52,8 +52,9 @@ struct virtio_ops {
      * descriptors are another's to read (vhost-user). */
     void (*kicked)(struct virtio_device *device, unsigned queue);
     /* What is the kind's own, while stopped with `keep`, into and out of an object. NULL: nothing.
-     * load: -EINVAL, for which virtio_load() has the sentence, or another with its own. */
-    int (*save)(struct virtio_device *device, json_t *to);
+     * save: -ENOMEM, load: -EINVAL, for which virtio_save() and virtio_load() have the sentence, or
+     * another with its own. */
+    int (*save)(struct virtio_device *device, json_t *to, struct vdisk_error *error);
     int (*load)(struct virtio_device *device, const json_t *from, struct vdisk_error *error);
     /* Ends and frees it. */
     void (*free)(struct virtio_device *device);
@@ -138,8 +139,8 @@ bool virtio_is_size(const struct virtio_device *device, uint32_t size);
 void virtio_pause(struct virtio_device *device);
 /* As if all queues were kicked, since a kick may have come meanwhile. */
 void virtio_resume(struct virtio_device *device);
-/* Of a paused device. A new reference; NULL without memory. */
-json_t *virtio_save(struct virtio_device *device);
+/* Of a paused device. A new reference; NULL: the error says why. */
+json_t *virtio_save(struct virtio_device *device, struct vdisk_error *error);
 /* Of a new device, before the machine runs; it is then paused. -EINVAL; -ENOTSUP: the device does
  * not offer what the driver had accepted. */
 int virtio_load(struct virtio_device *device, const json_t *from, struct vdisk_error *error);

@@ -306,10 +306,11 @@ static void stop(struct virtio_device *device, bool keep)
     balloon->actual = 0;
 }
 
-static int save(struct virtio_device *device, json_t *to)
+static int save(struct virtio_device *device, json_t *to, struct vdisk_error *error)
 {
     const struct balloon *balloon = balloon_of(device);
 
+    (void)error;
     return json_object_set_new(to, "target", json_integer(balloon->target)) ||
                    json_object_set_new(to, "actual", json_integer(balloon->actual)) ||
                    json_object_set_new(to, "held", json_integer(balloon->held)) ||

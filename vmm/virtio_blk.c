@@ -140,7 +140,7 @@ static void stop(struct virtio_device *device, bool keep)
 
 /* ---- suspending ---- */
 
-static int save(struct virtio_device *device, json_t *to)
+static int save(struct virtio_device *device, json_t *to, struct vdisk_error *error)
 {
     struct virtio_blk *blk = blk_of(device);
     json_t *bases = json_array();
@@ -154,7 +154,10 @@ static int save(struct virtio_device *device, json_t *to)
         rc = json_array_append_new(bases, json_integer(blk->rings.base[i]));
     /* Requests that only a back end on this host can find are not to be left behind. */
     if (blk->rings.orphaned)
-        rc = -EBUSY;
+        rc = error_set(error, -EBUSY,
+                       "requests to %s are with a vdiskd that is away: try again when the guest "
+                       "goes on",
+                       blk->name);
     if (rc == 0 &&
         (json_object_set(to, "bases", bases) ||
          json_object_set_new(to, "capacity", json_integer((json_int_t)config.capacity)) ||

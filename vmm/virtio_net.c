@@ -172,11 +172,12 @@ static void stop(struct virtio_device *device, bool keep)
     }
 }
 
-static int save(struct virtio_device *device, json_t *to)
+static int save(struct virtio_device *device, json_t *to, struct vdisk_error *error)
 {
     const struct net *net = net_of(device);
     uint64_t mac = 0;
 
+    (void)error;
     for (unsigned i = 0; i < MAC_BYTES; i++)
         mac = mac << 8 | net->mac[i];
     if (json_object_set_new(to, "mac", json_integer((json_int_t)mac)) ||

@@ -85,8 +85,9 @@ static void stop(struct virtio_device *device, bool keep)
     vm_queues_stop(rng_of(device)->queues, keep);
 }
 
-static int save(struct virtio_device *device, json_t *to)
+static int save(struct virtio_device *device, json_t *to, struct vdisk_error *error)
 {
+    (void)error;
     return json_object_set_new(to, "queues", vm_queues_save(rng_of(device)->queues)) ? -ENOMEM : 0;
 }
 

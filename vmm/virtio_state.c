@@ -32,7 +32,7 @@ static json_t *save_queue(const struct virtio_queue_settings *queue)
                      (json_int_t)queue->used);
 }
 
-static json_t *save(struct virtio_device *device)
+static json_t *save(struct virtio_device *device, struct vdisk_error *error)
 {
     json_t *queues = json_array(), *own = json_object(), *root;
     int rc = queues && own ? 0 : -ENOMEM;
@@ -40,7 +40,7 @@ static json_t *save(struct virtio_device *device)
     for (unsigned i = 0; rc == 0 && i < device->queues; i++)
         rc = json_array_append_new(queues, save_queue(&device->queue[i]));
     if (rc == 0 && device->ops->save)
-        rc = device->ops->save(device, own);
+        rc = device->ops->save(device, own, error);
     root = rc ? NULL
               : json_pack("{s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:I, s:I, s:O, s:O}", "id",
                           (json_int_t)device->id, "status", (json_int_t)device->status,
@@ -52,15 +52,17 @@ static json_t *save(struct virtio_device *device)
                           (json_int_t)device->queue_select, "queues", queues, "own", own);
     json_decref(queues);
     json_decref(own);
+    if (!root && (rc == 0 || rc == -ENOMEM))
+        error_set(error, -ENOMEM, "%s", vdisk_strerror(-ENOMEM));
     return root;
 }
 
-json_t *virtio_save(struct virtio_device *device)
+json_t *virtio_save(struct virtio_device *device, struct vdisk_error *error)
 {
     json_t *root;
 
     pthread_mutex_lock(&device->lock);
-    root = save(device);
+    root = save(device, error);
     pthread_mutex_unlock(&device->lock);
     return root;
 }

@@ -245,10 +245,11 @@ static void stop(struct virtio_device *device, bool keep)
 
 /* ---- state ---- */
 
-static int save(struct virtio_device *device, json_t *to)
+static int save(struct virtio_device *device, json_t *to, struct vdisk_error *error)
 {
     const struct vsock *vsock = vsock_of(device);
 
+    (void)error;
     return json_object_set_new(to, "queues", vm_queues_save(vsock->queues)) ? -ENOMEM : 0;
 }
 

@@ -219,7 +219,7 @@ static int prepare(struct vm *vm, struct vdisk_error *error)
 {
     const struct vm_power_events power = {
         .sci = on_sci, .off = on_off, .reset = on_reset, .opaque = vm};
-    const struct reactor_options options = {.poll = POLL_NS};
+    const struct reactor_options options = {.poll = POLL_NS, .no_memory = true};
     int rc = take_signals(vm, error);
 
     if (rc == 0)

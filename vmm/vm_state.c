@@ -137,15 +137,10 @@ static int check(const struct vm_state_parts *parts, const json_t *state, struct
 static int save_virtio(const struct vm_devices *devices, json_t *list, struct vdisk_error *error)
 {
     for (unsigned i = 0; i < devices->slots; i++) {
-        struct virtio_device *device = devices->virtio[i];
-        json_t *one = virtio_save(device);
+        json_t *one = virtio_save(devices->virtio[i], error);
 
-        /* Of drives, and of no others, it may be unknown. */
-        if (!one && device->id == VIRTIO_ID_BLOCK)
-            return error_set(error, -EBUSY,
-                             "requests to %s are with a vdiskd that is away: try again when the "
-                             "guest goes on",
-                             device->name);
+        if (!one)
+            return error->code;
         if (json_array_append_new(list, one))
             return no_memory(error);
     }

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+# What the measurements of virtual machines share: times, medians, memory.
+
+now_ms() { echo $((${EPOCHREALTIME/./} / 1000)); }
+# median [FILE]: of a number a line
+median() { sort -n "$@" | awk '{ v[NR] = $1 } END { print NR ? v[int((NR + 1) / 2)] : "-" }'; }
+# median_ratio A B: of the lines of A divided by those of B
+median_ratio() { paste "$1" "$2" | awk '$2 { printf "%.2f\n", $1 / $2 }' | median; }
+
+# beyond_guest PID MIB: KiB that are resident beside the guest's memory, of which there are so many
+# MiB: what it maps in that size or larger. Of what it shares with others, its part.
+beyond_guest() {
+    awk -v memory="$(($2 * 1024))" '
+        $1 == "Size:" { is_guest = $2 >= memory }
+        $1 == "Pss:" && !is_guest { sum += $2 }
+        END { print sum }' "/proc/$1/smaps"
+}

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# What `vdisk run` makes of its command line, on the real KVM: limits of each drive, names that have
+# commas, and what is refused before anything runs.
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$VDISK_SRC/tests/lib.sh"
+
+kit=$VDISK_BUILD/tests/test_vm_suspend_ctl
+if [ ! -x "$kit" ] || ! vdisk-vmm --probe 2>&1 | grep -qE 'instructions|slow'; then
+    skip 'a guest is run' 'the VMM is not built here, or there is no KVM'
+    exit
+fi
+"$kit" . # a kernel: writes
+[ "$(id -u)" = 0 ] || export XDG_RUNTIME_DIR=$PWD/x
+mkdir -p x
+vm=r$$
+
+run() { vdisk run a.vdk --kernel writes --name "$vm" --memory 64M --console none --quiet "$@"; }
+is_up() {
+    local try
+    for try in {1..600}; do
+        ! vdisk ctl --vm "$vm" info >/dev/null 2>&1 || return 0
+        kill -0 $guest 2>/dev/null || return 1
+        sleep 0.1
+    done
+    return 1
+}
+limits() { # NAME DRIVE EXPRESSION
+    json "$1" "$3" vdisk ctl --vm "$vm" limits-get "drive$2"
+}
+for image in a b c,d e,f; do drive "$image.vdk" 1M; done
+t 'a snapshot is made' vdisk snapshot create e,f.vdk one
+run --limits read-ops=50 --drive b.vdk,read-ops=100/200,write-bytes=1M --drive c,d.vdk \
+    --drive c,,d.vdk@one,write-ops=7 2>.guest &
+guest=$!
+wait $guest
+is 'a snapshot that is not there ends it' $? 1
+run --limits read-ops=50 --drive b.vdk,read-ops=100/200,write-bytes=1M --drive c,d.vdk \
+    --drive e,,f.vdk@one,write-ops=7 2>.guest &
+guest=$!
+t 'a guest runs' is_up
+limits 'its first drive has the limit of all' 0 "d['read_ops']['rate'] == 50"
+limits 'the second has its own' 1 \
+    "d['read_ops'] == {'rate': 100, 'burst': 200} and d['write_bytes']['rate'] == 1 << 20"
+limits 'the third, whose name has a comma, has that of all' 2 "d['read_ops']['rate'] == 50"
+limits 'the snapshot of a fourth its own alone' 3 \
+    "d['write_ops']['rate'] == 7 and d['read_ops']['rate'] == 0"
+t 'it is stopped' vdisk ctl --vm "$vm" stop
+wait $guest
+is 'and ends' $? 0
+sed 's/^/#   guest: /' .guest
+
+fails 1 'nothing.vdk' 'an image that is not there is refused' run --drive nothing.vdk,read-ops=3
+# By vdiskd, which knows what limits there are.
+run --drive b.vdk,reed-ops=3 2>said
+t 'so is a limit that is none' grep -x 'vdiskd: an export has no .reed_ops.' said
+run --drive b.vdk, 2>said
+t 'and none at all' grep -x 'vdiskd: a word is empty.*' said
