@@ -155,6 +155,30 @@ fails 1 'choose with --partition: 1 ext2, 5 ext2' 'of several one must be chosen
 t 'also among logical ones' vdisk cp mbr.vdk:/copy - --partition 5
 same 'as sfdisk counts them' .out tree/text
 
+# ---- a guest that means ill ----
+
+mkdir -p evil/a/b && echo yes >evil/file
+ln -s "$PWD/victim" evil/a/link
+echo untouched >victim
+ext_image fs.img 8M evil -t ext4 -O '^metadata_csum'
+{
+    echo 'ln /a /a/b/again' # a folder within itself
+    echo 'mknod pipe p'
+    echo 'ln /file /a/lonk'
+    echo 'cd /a'
+    echo 'set_inode_field /file size 0x7fffffffffff'
+} >commands
+debugfs -w -f commands fs.img >.out 2>.err
+LC_ALL=C sed -i 's/lonk/link/' fs.img # the name of the link once more
+vdisk import fs.img evil.vdk --quiet
+timeout 60 vdisk cp --recursive evil.vdk:/ evil-out >.out 2>.err
+is 'a tree that does not end, with a file that is too long, is a failure' "$?" 1
+is 'of which the circle is said' "$(grep -c 'again.*damaged' .err)" 1
+is 'nothing is written through a link' "$(cat victim)" untouched
+is 'what a file of that name would be is refused' "$(grep -c 'evil-out/a/link' .err)" 1
+t 'the folder can be listed' vdisk ls evil.vdk:/a
+is 'with both' "$(grep -c ' link' .out)" 2
+
 # ---- damage ----
 
 ext_image fs.img 20M data -t ext4 -b 4096
