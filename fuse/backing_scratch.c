@@ -293,9 +293,9 @@ struct backing *backing_with_scratch(struct backing *under, uint64_t room)
 {
     static const struct backing_ops ops = {.open = open_access, .close = close_backing};
     struct scratch_backing *of = calloc(1, sizeof(*of));
-    int rc = of ? 0 : -ENOMEM;
+    int rc = 0;
 
-    if (rc)
+    if (!of)
         return NULL;
     of->backing = *under;
     of->backing.ops = &ops;

@@ -2,8 +2,8 @@
 /* See contents.h. */
 #include "contents.h"
 
+#include "fsprobe.h"
 #include "log.h"
-#include "probe.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -78,7 +78,7 @@ static struct contents_fs *add(struct contents *contents, const struct tree_view
     struct contents_fs *fs = calloc(1, sizeof(*fs)), **more;
 
     more = contents->count < FS_MAX
-               ? reallocarray(contents->fs, contents->count + 1u, sizeof(*more))
+               ? reallocarray(contents->fs, contents->count + 1u, sizeof(struct contents_fs *))
                : NULL;
     if (more)
         contents->fs = more;
@@ -178,9 +178,9 @@ static int open_fs(struct contents_fs *fs)
     int rc = ext_files_open(&fs->drive, &fs->files, &error);
 
     if (rc == VDISK_E_NOT_FOUND) {
-        struct probe probe = {.is_file_system = false};
+        struct fsprobe probe = {.is_file_system = false};
 
-        rc = probe_drive(&fs->drive, &probe);
+        rc = fsprobe_drive(&fs->drive, &probe);
         fs->absent = rc ? 0 : probe.is_file_system ? -EMEDIUMTYPE : -ENOENT;
         return rc ? rc : fs->absent;
     }

@@ -102,10 +102,11 @@ int ext_find_run(struct ext_files *files, uint32_t number, struct ext2_inode_lar
                  uint64_t logical, struct ext_run *run)
 {
     uint64_t blocks = ext2fs_blocks_count(files->fs->super);
-    int result = inode->i_flags & EXT4_EXTENTS_FL
-                     ? run_of_extents(files, number, inode, logical, run)
-                     : run_of_blocks(files, number, inode, logical, run);
+    int result;
 
+    *run = (struct ext_run){.count = 1};
+    result = inode->i_flags & EXT4_EXTENTS_FL ? run_of_extents(files, number, inode, logical, run)
+                                              : run_of_blocks(files, number, inode, logical, run);
     if (result || run->physical == 0)
         return result;
     if (run->physical < files->fs->super->s_first_data_block || run->physical >= blocks ||
@@ -128,10 +129,10 @@ int ext_inline(struct ext_files *files, uint32_t number, struct ext2_inode_large
     if (!*data)
         return -ENOMEM;
     error = ext2fs_inline_data_get(files->fs, number, ext_small(inode), *data, length);
-    if (error) {
-        free(*data);
-        *data = NULL;
-    }
+    if (error == 0)
+        return 0;
+    free(*data);
+    *data = NULL;
     return ext_code(files, error);
 }
 
@@ -159,7 +160,7 @@ static int read_inline(struct ext_files *files, uint32_t number, struct ext2_ino
     size_t have;
     int result = ext_inline(files, number, inode, &data, &have);
 
-    if (result)
+    if (result || !data)
         return result;
     memset(to, 0, length);
     if (offset < have)

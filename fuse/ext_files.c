@@ -28,16 +28,9 @@ void ext_begin(struct ext_files *files)
     files->io.error = 0;
 }
 
-int ext_code(struct ext_files *files, errcode_t error)
+static int code_of(errcode_t error)
 {
-    int io_error = files->io.error;
-
-    files->io.error = 0;
-    if (error == 0)
-        return 0;
-    if (io_error)
-        return io_error == -EINVAL ? VDISK_E_MALFORMED : io_error; /* it is past the end */
-    if (error > 0 && error < 256)
+    if (error > 0 && error < 256) /* an errno */
         return -(int)error;
     switch (error) {
     case EXT2_ET_NO_MEMORY:
@@ -52,6 +45,19 @@ int ext_code(struct ext_files *files, errcode_t error)
     default:
         return VDISK_E_MALFORMED;
     }
+}
+
+int ext_code(struct ext_files *files, errcode_t error)
+{
+    int code = files->io.error;
+
+    files->io.error = 0;
+    if (error == 0)
+        return 0;
+    if (code == -EINVAL) /* past the end */
+        return VDISK_E_MALFORMED;
+    code = code ? code : code_of(error);
+    return code < 0 ? code : VDISK_E_MALFORMED;
 }
 
 static void name_errors(void)
@@ -108,8 +114,9 @@ static int open_fs(struct ext_files *files, struct vdisk_error *error)
         int code = ext_code(files, failure);
 
         files->fs = NULL;
-        return error_set(error, code, "its file system does not open: %s",
-                         code == VDISK_E_MALFORMED ? error_message(failure) : vdisk_strerror(code));
+        error_set(error, code, "its file system does not open: %s",
+                  code == VDISK_E_MALFORMED ? error_message(failure) : vdisk_strerror(code));
+        return code;
     }
     return 0;
 }
@@ -294,7 +301,9 @@ struct listing {
 };
 
 static int take_entry(ext2_ino_t folder, int entry, struct ext2_dir_entry *dirent, int offset,
-                      int block_bytes, char *block, void *opaque)
+                      int block_bytes,
+                      char *block, /* NOLINT(readability-non-const-parameter): libext2fs' */
+                      void *opaque)
 {
     static const unsigned char types[] = {DT_UNKNOWN, DT_REG,  DT_DIR,  DT_CHR,
                                           DT_BLK,     DT_FIFO, DT_SOCK, DT_LNK};
@@ -375,7 +384,7 @@ int ext_files_walk(struct ext_files *files, const char *path, bool follow, uint3
 
     if (strlen(path) >= sizeof(rest.text))
         return -ENAMETOOLONG;
-    strcpy(rest.text, path);
+    memcpy(rest.text, path, strlen(path) + 1);
     while (next_name(&rest, name, &is_last)) {
         uint32_t found;
         struct stat status;

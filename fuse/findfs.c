@@ -4,8 +4,8 @@
  */
 #include "findfs.h"
 
+#include "fsprobe.h"
 #include "partitions.h"
-#include "probe.h"
 #include "report.h"
 
 #include <errno.h>
@@ -33,7 +33,7 @@ static void put_words(struct words *words, unsigned number, const char *kind)
         words->length += (size_t)length;
 }
 
-static bool is_ext(const struct probe *probe)
+static bool is_ext(const struct fsprobe *probe)
 {
     return strncmp(probe->kind, "ext", 3) == 0;
 }
@@ -58,7 +58,7 @@ void findfs_close(struct findfs *found)
 }
 
 /* Why it is none of ours. */
-static int not_ours(const char *place, const struct probe *probe, struct vdisk_error *error)
+static int not_ours(const char *place, const struct fsprobe *probe, struct vdisk_error *error)
 {
     if (!probe->kind[0])
         return error_set(error, VDISK_E_NOT_FOUND, "there is no file system on %s", place);
@@ -73,7 +73,7 @@ static int open_one(struct drive *drive, const struct partition *partition, stru
                     struct vdisk_error *error)
 {
     char place[32] = "the drive";
-    struct probe probe;
+    struct fsprobe probe;
     int result;
 
     result = open_part(drive, partition, out, error);
@@ -81,7 +81,7 @@ static int open_one(struct drive *drive, const struct partition *partition, stru
         return result;
     if (partition)
         snprintf(place, sizeof(place), "partition %u", partition->number);
-    result = probe_drive(&out->part, &probe);
+    result = fsprobe_drive(&out->part, &probe);
     return result ? error_set(error, result, "%s", vdisk_strerror(result))
                   : not_ours(place, &probe, error);
 }
@@ -120,12 +120,12 @@ static int choose(struct drive *drive, const struct partitions *partitions, stru
 
     for (unsigned i = 0; i < partitions->count; i++) {
         const struct partition *partition = &partitions->partition[i];
-        struct probe probe;
+        struct fsprobe probe;
         struct drive part;
         int result;
 
         drive_of_range(&part, drive, partition->offset, partition->length);
-        result = probe_drive(&part, &probe);
+        result = fsprobe_drive(&part, &probe);
         if (result)
             return error_set(error, result, "partition %u: %s", partition->number,
                              vdisk_strerror(result));

@@ -3,7 +3,7 @@
 #include "kernel_mount.h"
 
 #include "contents.h"
-#include "probe.h"
+#include "fsprobe.h"
 #include "report.h"
 
 #include <dirent.h>
@@ -67,7 +67,7 @@ static int read_file(struct drive *drive, uint64_t offset, void *data, uint64_t 
     return (uint64_t)got == length ? 0 : -EIO;
 }
 
-static int kind_of(int file, struct probe *probe)
+static int kind_of(int file, struct fsprobe *probe)
 {
     struct drive drive = {.read = read_file, .start = (uint64_t)file};
     off_t size = lseek(file, 0, SEEK_END);
@@ -75,7 +75,7 @@ static int kind_of(int file, struct probe *probe)
     if (size < 0)
         return -errno;
     drive.size = (uint64_t)size;
-    return probe_drive(&drive, probe);
+    return fsprobe_drive(&drive, probe);
 }
 
 static int mount_file(int file, const char *kind, const char *point)
@@ -99,7 +99,7 @@ static void mount_one(const char *folder, const char *name)
 {
     bool is_drive = strcmp(name, "disk") == 0;
     char file[PATH_MAX], point[PATH_MAX];
-    struct probe probe = {.kind = ""};
+    struct fsprobe probe = {.kind = ""};
     int fd, rc;
 
     if (snprintf(point, sizeof(point), "%s/files/%s", folder, name) >= PATH_MAX ||

@@ -4,9 +4,9 @@
  * marks of a table and both checksums of a GPT header in sector 1 are put right where its numbers
  * allow it, so that the parser is reached. The input is the drive, of 64 KiB at most.
  */
+#include "fsprobe.h"
 #include "memory_drive.h"
 #include "partitions.h"
-#include "probe.h"
 #include "require.h"
 
 #define BYTES 65536u
@@ -54,7 +54,7 @@ static void check(struct drive *drive, const struct partitions *found)
     require(found->count <= PARTITIONS_MAX);
     for (unsigned i = 0; i < found->count; i++) {
         const struct partition *partition = &found->partition[i];
-        struct probe probe;
+        struct fsprobe probe;
         struct drive part;
 
         require(partition->number > 0 && partition->length > 0);
@@ -65,7 +65,7 @@ static void check(struct drive *drive, const struct partitions *found)
             continue;
         drive_of_range(&part, drive, partition->offset, partition->length);
         require(part.size == partition->length);
-        require(probe_drive(&part, &probe) == 0);
+        require(fsprobe_drive(&part, &probe) == 0);
     }
 }
 

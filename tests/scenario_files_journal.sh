@@ -94,10 +94,11 @@ PYTHON
 used() {
     rm -rf was && mkdir -p mnt was
     rm -f fs.img && truncate -s 64M fs.img
-    mke2fs -q -F "${@:2}" fs.img >.out 2>.err && mount -o loop fs.img mnt 2>>.err || {
+    mke2fs -q -F "${@:2}" fs.img >.out 2>.err
+    if ! mount -o loop fs.img mnt 2>>.err; then
         not_ok "$1: can be mounted"
         return
-    }
+    fi
     cp -a tree/. mnt/
     sync -f mnt
     rm -r mnt/many mnt/text

@@ -4,9 +4,9 @@
  * made.
  */
 #include "bytes.h"
+#include "fsprobe.h"
 #include "memory_drive.h"
 #include "partitions.h"
-#include "probe.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -383,7 +383,7 @@ static void more_entries_than_there_is_room_for(void **state)
 
 static void swap_space_is_known_by_its_superblock(void **state)
 {
-    struct probe probe;
+    struct fsprobe probe;
     struct drive part;
 
     (void)state;
@@ -393,12 +393,12 @@ static void swap_space_is_known_by_its_superblock(void **state)
     memcpy(bytes + 65536 + 4086, "SWAPSPACE2", 10);
     drive_of_range(&part, &memory.drive, 65536, 500000);
     assert_int_equal(part.size, 500000);
-    assert_int_equal(probe_drive(&part, &probe), 0);
+    assert_int_equal(fsprobe_drive(&part, &probe), 0);
     assert_string_equal(probe.kind, "swap");
     assert_string_equal(probe.label, "my?swap");
     drive_of_range(&part, &memory.drive, 0, UINT64_MAX);
     assert_int_equal(part.size, DRIVE_BYTES);
-    assert_int_equal(probe_drive(&part, &probe), 0);
+    assert_int_equal(fsprobe_drive(&part, &probe), 0);
     assert_string_equal(probe.kind, "");
 }
 
@@ -406,17 +406,17 @@ static void a_drive_of_any_size_is_probed(void **state)
 {
     static const uint64_t sizes[] = {
         0, 1, 511, 4097, 1 << 20, (2 << 20) + 65537, UINT64_C(1) << 56};
-    struct probe probe;
+    struct fsprobe probe;
 
     (void)state;
     for (unsigned i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
         memory.drive.size = sizes[i];
-        assert_int_equal(probe_drive(&memory.drive, &probe), 0);
+        assert_int_equal(fsprobe_drive(&memory.drive, &probe), 0);
         assert_string_equal(probe.kind, "");
     }
     memory.error = -EIO;
     memory.bad_length = 1;
-    assert_int_equal(probe_drive(&memory.drive, &probe), -EIO);
+    assert_int_equal(fsprobe_drive(&memory.drive, &probe), -EIO);
 }
 
 static void a_range_ends_where_the_drive_does(void **state)

@@ -4,7 +4,7 @@
  * empty but for the places where superblocks are: the first 2 MiB, the last MiB, and where NTFS has
  * the beginning of its table of files.
  */
-#include "probe.h"
+#include "fsprobe.h"
 
 #include <blkid/blkid.h>
 #include <errno.h>
@@ -107,7 +107,7 @@ static void take_text(blkid_probe probe, const char *name, char *out, size_t roo
     }
 }
 
-static int look(int fd, uint64_t size, struct probe *out)
+static int look(int fd, uint64_t size, struct fsprobe *out)
 {
     blkid_probe probe = blkid_new_probe();
     const char *usage;
@@ -133,7 +133,7 @@ static int look(int fd, uint64_t size, struct probe *out)
     return result;
 }
 
-int probe_drive(struct drive *drive, struct probe *out)
+int fsprobe_drive(struct drive *drive, struct fsprobe *out)
 {
     int fd, result;
 
