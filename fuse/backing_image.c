@@ -183,6 +183,7 @@ static int describe(struct image_backing *of, struct vdisk_error *error)
     if (result)
         return result;
     vdisk_get_info(of->image, &info);
+    of->backing.has_base = info.has_base;
     of->backing.used_bytes = info.has_base ? 0 : info.used_bytes;
     result = backing_describe(of->path, &public_info, &info, &of->info);
     return result ? error_set(error, result, "%s", vdisk_strerror(result)) : 0;

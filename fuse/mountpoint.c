@@ -80,8 +80,9 @@ static void unescape(char *text)
     *to = 0;
 }
 
-/* A line of mountinfo: whether it is of this path; *is_ours is set then. */
-static bool look_at(char *line, const char *path, bool *is_ours)
+/* A line of mountinfo: whether it is of this path; *is_ours is set then. *point is the path that it
+ * is of, or NULL. */
+static bool look_at(char *line, const char *path, bool *is_ours, char **point_out)
 {
     char *at = line, *point, *type;
 
@@ -90,10 +91,12 @@ static bool look_at(char *line, const char *path, bool *is_ours)
     point = at;
     type = at ? strstr(at, " - ") : NULL;
     at = at ? strchr(at, ' ') : NULL;
+    *point_out = NULL;
     if (!at || !type)
         return false;
     *at = 0;
     unescape(point);
+    *point_out = point;
     if (strcmp(point, path) != 0)
         return false;
     *is_ours = strncmp(type + 3, MOUNTPOINT_TYPE " ", sizeof(MOUNTPOINT_TYPE)) == 0;
@@ -106,6 +109,7 @@ int mountpoint_is_used(const char *folder)
     bool is_ours = false;
     size_t room = 0;
     int rc = resolve(folder, path);
+    char *point;
     FILE *list;
 
     if (rc)
@@ -114,7 +118,7 @@ int mountpoint_is_used(const char *folder)
     if (!list)
         return -errno;
     while (getline(&line, &room, list) > 0)
-        (void)look_at(line, path, &is_ours); /* the last one is on top */
+        (void)look_at(line, path, &is_ours, &point); /* the last one is on top */
     free(line);
     (void)fclose(list);
     return is_ours;
@@ -313,6 +317,43 @@ int mountpoint_mount(const char *folder, const char *source, bool writable, int 
 
 /* ---- taking away ---- */
 
+/* What was mounted last below the path: 1, 0, or -errno. */
+static int last_below(const char *path, char below[PATH_MAX])
+{
+    FILE *list = fopen("/proc/self/mountinfo", "re");
+    char *line = NULL, *point;
+    size_t room = 0, length = strlen(path);
+    bool is_ours;
+    int found = 0;
+
+    if (!list)
+        return -errno;
+    while (getline(&line, &room, list) > 0) {
+        (void)look_at(line, path, &is_ours, &point);
+        if (point && strncmp(point, path, length) == 0 && point[length] == '/' &&
+            strlen(point) < PATH_MAX) {
+            strcpy(below, point);
+            found = 1;
+        }
+    }
+    free(line);
+    (void)fclose(list);
+    return found;
+}
+
+/* The kernel's own mounts in files/ (kernel_mount.h). 0 or -errno. */
+static int unmount_below(const char *path)
+{
+    char point[PATH_MAX];
+    int rc;
+
+    while ((rc = last_below(path, point)) > 0) {
+        if (umount2(point, UMOUNT_NOFOLLOW))
+            return -errno;
+    }
+    return rc;
+}
+
 static int unmounted(int rc, struct vdisk_error *error)
 {
     if (rc == -EBUSY)
@@ -330,8 +371,12 @@ int mountpoint_unmount(const char *folder, struct vdisk_error *error)
 
     if (rc)
         return error_set(error, rc, "%s", vdisk_strerror(rc));
-    if (geteuid() == 0)
-        return umount2(path, UMOUNT_NOFOLLOW) ? unmounted(-errno, error) : 0;
+    if (geteuid() == 0) {
+        rc = unmount_below(path);
+        if (rc == 0 && umount2(path, UMOUNT_NOFOLLOW))
+            rc = -errno;
+        return rc ? unmounted(rc, error) : 0;
+    }
     rc = start(&helper, argv, -1);
     if (rc)
         return error_set(error, rc, "%s", vdisk_strerror(rc));

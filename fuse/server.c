@@ -2,6 +2,7 @@
 /* The threads of a server; see server.h. */
 #include "server_impl.h"
 
+#include "interrupt.h"
 #include "log.h"
 
 #include <errno.h>
@@ -34,6 +35,18 @@ struct access *server_access(void)
         log_event(LOG_ERROR, "open-failed", "drive", backing->name, "reason", error.text, NULL);
     }
     return thread->access;
+}
+
+bool server_is_new(struct server *server, uint64_t inode, uint64_t offset)
+{
+    bool is_new;
+
+    pthread_mutex_lock(&server->mutex);
+    is_new = server->failed_inode != inode || server->failed_offset != offset;
+    server->failed_inode = inode;
+    server->failed_offset = offset;
+    pthread_mutex_unlock(&server->mutex);
+    return is_new;
 }
 
 static void *serve(void *arg)
@@ -96,6 +109,7 @@ static int start(struct server *server)
 static void stop(struct server *server)
 {
     fuse_session_exit(server->session);
+    interrupt_request(); /* for who waits for a daemon */
     for (unsigned i = 0; i < server->threads; i++) {
         const struct timespec step = {.tv_nsec = WAKE_AGAIN_NS};
 
@@ -121,7 +135,8 @@ int server_run(struct server *server)
     server->main = pthread_self();
     rc = start(server);
     if (rc == 0) {
-        while (sigwait(&wanted, &number) == 0 && number == ENDED && !atomic_load(&server->ended))
+        while (!interrupt_pending() && sigwait(&wanted, &number) == 0 && number == ENDED &&
+               !atomic_load(&server->ended))
             ;
         stop(server);
     }
@@ -145,7 +160,9 @@ int server_new(const struct server_options *options, struct server **out)
     server->opaque = options->opaque;
     server->failed_offset = UINT64_MAX;
     pthread_mutex_init(&server->mutex, NULL);
-    server->tree = tree_new(options->backing);
+    server->contents = options->files ? contents_new(options->backing) : NULL;
+    if (server->contents || !options->files)
+        server->tree = tree_new(options->backing, server->contents);
     server->session = fuse_session_new(&arguments, &operations, sizeof(operations), server);
     (void)snprintf(device, sizeof(device), "/dev/fd/%d", options->device);
     if (!server->tree || !server->session || fuse_session_mount(server->session, device)) {
@@ -166,6 +183,7 @@ void server_free(struct server *server)
     for (unsigned i = 0; i < SERVER_THREADS_MAX; i++)
         free(server->thread[i].buffer);
     tree_free(server->tree);
+    contents_free(server->contents);
     pthread_mutex_destroy(&server->mutex);
     free(server);
 }

@@ -17,13 +17,15 @@ struct server_options {
     int device;               /* of a mount (mountpoint.h); taken over */
     void (*up)(void *opaque); /* the kernel has been answered: by one of the threads, once */
     void *opaque;
+    bool files; /* those within file systems, too */
 };
 
 /* -ENOMEM, -EIO. The device is then closed. */
 int server_new(const struct server_options *options, struct server **out);
 /*
  * Starts the threads and waits until it is unmounted, or for SIGTERM, SIGINT or SIGHUP, which the
- * caller has blocked. Requests under way are answered; then every access is closed. 0 or -errno.
+ * caller catches (interrupt.h). Requests under way are answered; then every access is closed. 0 or
+ * -errno.
  */
 int server_run(struct server *server);
 /* Closes the device: what is mounted still is dead. NULL is allowed. */

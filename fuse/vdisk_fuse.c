@@ -3,17 +3,22 @@
  * `vdisk-fuse`: shows a drive, its partitions and its snapshots as files. `vdisk mount` becomes
  * this program.
  *
- * The order of its life: in the background, then hardened (locked memory does not pass a fork), the
- * key, the image, the mount, confinement, threads. Whoever waits in the foreground is told the exit
- * status by a pipe, when the kernel has been answered or something has failed.
+ * The order of its life: into the background (background.h), the key, the image (one that is to be
+ * written is opened to be looked at, and closed again), the mount, what it gives up, threads, and
+ * among them the engine of what is written. At the end the device is closed first, so that nobody
+ * waits for an answer, then the image, or the snapshot that a daemon made is removed.
  */
+#include "background.h"
 #include "backing.h"
+#include "kernel_mount.h"
 #include "mountpoint.h"
 #include "server.h"
 
 #include "confine.h"
+#include "ctl_client.h"
 #include "descriptors.h"
 #include "imagespec.h"
+#include "interrupt.h"
 #include "key.h"
 #include "keyopt.h"
 #include "lockedmem.h"
@@ -23,175 +28,246 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
+#include <sys/un.h>
 #include <unistd.h>
+
+#define SCRATCH_BYTES (UINT64_C(1) << 30) /* journals are smaller */
+#define SERVED        "vdiskd:"
+#define SYSTEM_LOG    "syslog"
+#define LOG_SOCKET    "/dev/log"
 
 struct mount {
     struct keyopt key;
     struct option_size key_fd;
-    const char *key_kind, *base, *log;
-    bool write, foreground;
+    const char *key_kind, *base, *log, *socket;
+    bool write, files, foreground;
+    bool by_kernel; /* file systems of other kinds, once we are up */
     const char *operand, *folder;
     struct imagespec spec;
-    int waiting; /* whoever waits for us reads the other end; -1: nobody */
+    char *image; /* whole path; NULL: a vdiskd serves it */
+    struct vdisk_unlocked *unlocked;
+    bool has_base;
+    struct backing *backing;
+    struct background background;
+    int log_fd; /* -1: none */
 };
 
-/* ---- in the background ---- */
+/* ---- the log ---- */
 
-/* The exit status of who waited. */
-static int await(int told, pid_t pid)
+static int open_system_log(void)
 {
-    unsigned char status;
-    int ended;
-    ssize_t got;
+    const struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = LOG_SOCKET};
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
-    do
-        got = read(told, &status, 1);
-    while (got < 0 && errno == EINTR);
-    if (got == 1)
-        return status;
-    while (waitpid(pid, &ended, 0) < 0) {
-        if (errno != EINTR)
-            return STATUS_FAILED;
+    if (fd >= 0 && connect(fd, (const struct sockaddr *)&address, sizeof(address))) {
+        close(fd);
+        fd = -1;
     }
-    return WIFEXITED(ended) ? WEXITSTATUS(ended) : STATUS_FAILED;
+    return fd;
 }
 
-/* Goes on in a child. OPTIONS_GO_ON there; elsewhere the exit status. */
-static int go_apart(struct mount *mount)
+/* Nobody sees the standard error of what is in the background. */
+static int open_log(struct mount *mount)
 {
-    int ends[2];
-    pid_t pid;
+    bool is_system = mount->log ? strcmp(mount->log, SYSTEM_LOG) == 0 : !mount->foreground;
 
-    if (pipe2(ends, O_CLOEXEC) || (pid = fork()) < 0)
-        return report(mount->folder, -errno, NULL);
-    if (pid > 0) {
-        close(ends[1]);
-        return await(ends[0], pid);
-    }
-    close(ends[0]);
-    mount->waiting = ends[1];
-    return OPTIONS_GO_ON;
-}
-
-/* Its terminal and its shell are let go. */
-static void go_alone(struct mount *mount, int log)
-{
-    const unsigned char done = STATUS_DONE;
-    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-
-    (void)setsid();
-    (void)dup2(null, STDIN_FILENO);
-    (void)dup2(null, STDOUT_FILENO);
-    (void)dup2(log >= 0 ? log : null, STDERR_FILENO);
-    if (write(mount->waiting, &done, 1) < 0)
-        log_event(LOG_WARNING, "nobody-waits", NULL);
-    close(mount->waiting);
+    if (is_system)
+        mount->log_fd = open_system_log();
+    else if (mount->log)
+        mount->log_fd =
+            open(mount->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY, 0600);
+    if (mount->log && mount->log_fd < 0)
+        return report(is_system ? LOG_SOCKET : mount->log, -errno, NULL);
+    if (is_system && mount->log_fd >= 0)
+        log_to_journal();
+    if (mount->foreground && mount->log_fd >= 0)
+        (void)dup2(mount->log_fd, STDERR_FILENO);
+    return STATUS_DONE;
 }
 
 /* ---- what is mounted ---- */
 
-static int unlock(const struct mount *mount, struct vdisk_unlocked **out)
+static int unlock(struct mount *mount)
 {
     struct vdisk_error error = {.code = 0};
     struct held_key held = {.prompted = false};
     int status, rc;
 
     if (mount->key_fd.given) {
-        struct key_source source = {
-            .fd = (int)mount->key_fd.value,
+        const char *kind = mount->key_kind ? mount->key_kind : "key-file";
+        const struct key_source source = {
+            .fd = mount->key_fd.value <= INT_MAX ? (int)mount->key_fd.value : -1,
             .may_wait = true,
-            .kind = VDISK_KEY_FILE,
+            .kind = strcmp(kind, "passphrase") == 0 ? VDISK_KEY_PASSPHRASE
+                    : strcmp(kind, "identity") == 0 ? VDISK_KEY_IDENTITY
+                                                    : VDISK_KEY_FILE,
         };
 
-        if (mount->key_kind && strcmp(mount->key_kind, "passphrase") == 0)
-            source.kind = VDISK_KEY_PASSPHRASE;
-        if (mount->key_kind && strcmp(mount->key_kind, "identity") == 0)
-            source.kind = VDISK_KEY_IDENTITY;
-        rc = key_unlock(&source, mount->spec.path, out, &error);
+        rc = key_unlock(&source, mount->image, &mount->unlocked, &error);
         close(source.fd);
         return rc ? report(mount->spec.path, rc, &error) : STATUS_DONE;
     }
     status = keyopt_load(&mount->key, KEYOPT_OPEN, NULL, mount->spec.path, &held);
     if (status != STATUS_DONE)
         return status;
-    rc = vdisk_unlock(mount->spec.path, &held.key, out, &error);
+    rc = vdisk_unlock(mount->image, &held.key, &mount->unlocked, &error);
     keyopt_release(&held);
     return rc ? report(mount->spec.path, rc, &error) : STATUS_DONE;
 }
 
-static int open_image(struct mount *mount, struct backing **out)
+static int report_image(const struct mount *mount, int rc, const struct vdisk_error *error)
 {
+    if (rc == VDISK_E_IN_USE)
+        return report_text(mount->spec.path, rc,
+                           "is in use by another process; if that is a vdiskd, `vdisk mount "
+                           "vdiskd:EXPORT DIR` shows a snapshot that it makes");
+    return report(mount->spec.path, rc, error);
+}
+
+/* To be written it is opened once more, by the engine, when all is given up. */
+static int open_image(struct mount *mount)
+{
+    const struct backing_image_options options = {
+        .path = mount->image,
+        .snapshot = mount->spec.snapshot,
+        .base = mount->base,
+        .unlocked = mount->unlocked,
+    };
     struct vdisk_error error = {.code = 0};
-    struct vdisk_unlocked *unlocked = NULL;
-    struct stat file;
-    int rc, status = imagespec_parse(NULL, mount->operand, &mount->spec);
+    int rc = backing_open_image(mount->operand, &options, &mount->backing, &error);
+
+    if (rc)
+        return report_image(mount, rc, &error);
+    mount->has_base = mount->backing->has_base;
+    if (mount->write) {
+        (void)mount->backing->ops->close(mount->backing, NULL);
+        mount->backing = NULL;
+    }
+    return STATUS_DONE;
+}
+
+static int open_engine(struct mount *mount)
+{
+    const struct backing_image_options options = {
+        .path = mount->image,
+        .snapshot = "",
+        .unlocked = mount->unlocked,
+    };
+    struct vdisk_error error = {.code = 0};
+    int rc = backing_open_engine(mount->operand, &options, &mount->backing, &error);
+
+    return rc ? report_image(mount, rc, &error) : STATUS_DONE;
+}
+
+static int find_image(struct mount *mount)
+{
+    int status = imagespec_parse(NULL, mount->operand, &mount->spec);
 
     if (status != STATUS_DONE)
         return status;
-    if (stat(mount->spec.path, &file) < 0)
+    if (mount->write && mount->spec.snapshot[0])
+        return report_usage(NULL, "%s names a snapshot, which nobody may write", mount->operand);
+    if (mount->write && mount->base)
+        return report_usage(NULL, "--base is for reading: an overlay is written where its base is "
+                                  "as recorded");
+    mount->image = realpath(mount->spec.path, NULL); /* the working directory will be another */
+    if (!mount->image)
         return report(mount->spec.path, -errno, NULL);
-    status = unlock(mount, &unlocked);
-    if (status != STATUS_DONE)
-        return status;
-    const struct backing_image_options options = {
-        .path = mount->spec.path,
-        .snapshot = mount->spec.snapshot,
-        .base = mount->base,
-        .unlocked = unlocked,
+    return unlock(mount);
+}
+
+static int open_served(struct mount *mount)
+{
+    char *export = strdup(mount->operand + strlen(SERVED));
+    char *at = export ? strrchr(export, '@') : NULL;
+    char *socket = realpath(mount->socket, NULL); /* as that of an image */
+    const struct backing_served_options options = {
+        .socket = socket,
+        .export = export,
+        .snapshot = at ? at + 1 : NULL,
     };
-    rc = mount->write ? backing_open_engine(mount->operand, &options, out, &error)
-                      : backing_open_image(mount->operand, &options, out, &error);
-    vdisk_unlocked_free(unlocked);
-    return rc ? report(mount->spec.path, rc, &error) : STATUS_DONE;
+    struct vdisk_error error = {.code = 0};
+    int rc;
+
+    if (!socket || !export) {
+        rc = report_text(mount->socket, -errno, "there is no management of a vdiskd: %s",
+                         vdisk_strerror(-errno));
+        free(socket);
+        free(export);
+        return rc;
+    }
+    if (at)
+        *at = 0;
+    rc = backing_open_served(mount->operand, &options, &mount->backing, &error);
+    free(export);
+    free(socket);
+    return rc ? report(mount->operand, rc, &error) : STATUS_DONE;
+}
+
+/* So that the kernel can replay journals. */
+static int add_scratch(struct mount *mount)
+{
+    struct backing *with;
+
+    if (!mount->by_kernel)
+        return STATUS_DONE;
+    with = backing_with_scratch(mount->backing, SCRATCH_BYTES);
+    if (!with)
+        return report(mount->operand, -ENOMEM, NULL);
+    mount->backing = with;
+    return STATUS_DONE;
+}
+
+/* ---- giving up ---- */
+
+/* Of files there is the image's folder; the bases of an overlay may be anywhere, to be read. */
+static int confine(const struct mount *mount)
+{
+    struct vdisk_error error = {.code = 0};
+    char *folder = mount->image ? confine_folder(mount->image) : NULL;
+    struct confine_path paths[2];
+    unsigned count = 0;
+    int rc = confine_privileges(&error);
+
+    if (folder)
+        paths[count++] = (struct confine_path){.path = folder, .may_write = mount->write};
+    if (mount->has_base)
+        paths[count++] = (struct confine_path){.path = "/"};
+    if (rc == 0)
+        rc = confine_files(paths, count, &error);
+    if (rc >= 0)
+        rc = confine_syscalls(&(struct confine_calls){.only_local = true}, &error);
+    free(folder);
+    return rc < 0 ? report(NULL, rc, &error) : STATUS_DONE;
 }
 
 /* ---- running ---- */
 
-struct running {
-    struct mount *mount;
-    int log;
-};
-
 static void is_up(void *opaque)
 {
-    const struct running *running = opaque;
+    struct mount *mount = opaque;
 
-    if (running->mount->waiting >= 0)
-        go_alone(running->mount, running->log);
-    log_event(LOG_INFO, "mounted", "drive", running->mount->operand, "at", running->mount->folder,
-              NULL);
+    background_up(&mount->background, mount->log_fd);
+    log_event(LOG_INFO, "mounted", "drive", mount->operand, "at", mount->folder, NULL);
 }
 
-static int open_log(const struct mount *mount, int *out)
+static int serve(struct mount *mount, int device)
 {
-    *out = -1;
-    if (!mount->log)
-        return STATUS_DONE;
-    *out = open(mount->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY, 0600);
-    return *out < 0 ? report(mount->log, -errno, NULL) : STATUS_DONE;
-}
-
-static int serve(struct mount *mount, struct backing *backing, int log)
-{
-    struct running running = {.mount = mount, .log = log};
-    struct server_options options = {
-        .backing = backing, .device = -1, .up = is_up, .opaque = &running};
-    struct vdisk_error error = {.code = 0};
+    const struct server_options options = {.backing = mount->backing,
+                                           .device = device,
+                                           .up = is_up,
+                                           .opaque = mount,
+                                           .files = mount->files};
     struct server *server;
-    int rc = mountpoint_mount(mount->folder, mount->operand, mount->write, &options.device, &error);
+    int rc = server_new(&options, &server);
 
-    if (rc)
-        return report(mount->folder, rc, &error);
-    rc = confine_privileges(&error);
-    if (rc)
-        return report(NULL, rc, &error);
-    rc = server_new(&options, &server);
     if (rc == 0) {
         rc = server_run(server);
         server_free(server);
@@ -199,24 +275,60 @@ static int serve(struct mount *mount, struct backing *backing, int log)
     return rc ? report(mount->folder, rc, NULL) : STATUS_DONE;
 }
 
-static int run(struct mount *mount)
+/* What is mounted is gone again when we end, whyever. */
+static int mount_and_serve(struct mount *mount)
 {
     struct vdisk_error error = {.code = 0};
-    struct backing *backing = NULL;
-    int log, rc, status = open_log(mount, &log);
+    int device, status;
+    int rc = mountpoint_mount(mount->folder, mount->operand, mount->write || mount->by_kernel,
+                              &device, &error);
 
+    if (rc)
+        return report(mount->folder, rc, &error);
+    background_apart(&mount->background);
+    if (!mount->foreground && chdir("/"))
+        status = report("/", -errno, NULL);
+    else
+        status = confine(mount);
+    if (status == STATUS_DONE && !mount->backing)
+        status = open_engine(mount);
     if (status == STATUS_DONE)
-        status = open_image(mount, &backing);
+        return serve(mount, device);
+    close(device);
+    return status;
+}
+
+static int close_backing(struct mount *mount, int status)
+{
+    struct vdisk_error error = {.code = 0};
+    int rc = mount->backing->ops->close(mount->backing, &error);
+
+    if (rc == 0)
+        return status;
+    log_event(LOG_ERROR, "close-failed", "drive", mount->operand, "reason",
+              error.text[0] ? error.text : vdisk_strerror(rc), NULL);
+    return status == STATUS_DONE ? report_status(rc) : status;
+}
+
+static int run(struct mount *mount)
+{
+    bool is_served = strncmp(mount->operand, SERVED, strlen(SERVED)) == 0;
+    int status = open_log(mount);
+
+    if (status == STATUS_DONE && !is_served)
+        status = find_image(mount);
     if (status != STATUS_DONE)
         return status;
-    if (log >= 0 && mount->foreground)
-        (void)dup2(log, STDERR_FILENO);
-    status = serve(mount, backing, log);
-    rc = backing->ops->close(backing, &error);
-    if (rc) {
-        log_event(LOG_ERROR, "close-failed", "drive", mount->operand, "reason", error.text, NULL);
-        status = report(mount->operand, rc, &error);
-    }
+    interrupt_catch(); /* from here on there is something to tidy up */
+    status = is_served ? open_served(mount) : open_image(mount);
+    if (status == STATUS_DONE)
+        status = add_scratch(mount);
+    if (status == STATUS_DONE)
+        status = mount_and_serve(mount);
+    if (mount->backing)
+        status = close_backing(mount, status);
+    vdisk_unlocked_free(mount->unlocked);
+    free(mount->image);
     return status;
 }
 
@@ -224,19 +336,22 @@ static int parse(struct mount *mount, int argc, char **argv)
 {
     const struct option_spec own[] = {
         {"write", OPTION_FLAG, &mount->write, NULL, "the drive may be written"},
+        {"files", OPTION_FLAG, &mount->files, NULL, "also the files of ext2, ext3 and ext4"},
         {"foreground", OPTION_FLAG, &mount->foreground, NULL, "stays, and logs to standard error"},
-        {"log", OPTION_TEXT, &mount->log, "FILE", "what goes wrong is told there"},
+        {"log", OPTION_TEXT, &mount->log, "FILE", "logs there; `syslog` is the system's log"},
+        {"socket", OPTION_TEXT, &mount->socket, "PATH",
+         "management of vdiskd (" CTL_DEFAULT_SOCKET ")"},
         {"base", OPTION_TEXT, &mount->base, "IMAGE",
          "where the base of this overlay is, if it has moved"},
+        KEYOPT_OPEN_OPTIONS(&mount->key, ""),
         {"key-fd", OPTION_NUMBER, &mount->key_fd, "N", "the key comes from this descriptor"},
         {"key-kind", OPTION_TEXT, &mount->key_kind, "KIND", "key-file, passphrase or identity"},
-        KEYOPT_OPEN_OPTIONS(&mount->key, ""),
         {.kind = OPTION_END},
     };
     const struct usage usage = {
-        .operands = "IMAGE[@SNAPSHOT] DIR",
-        .about = "Shows the drive, its partitions and its snapshots as files below DIR, until it\n"
-                 "is unmounted (`vdisk umount`) or ended by SIGTERM.",
+        .operands = "IMAGE[@SNAPSHOT]|vdiskd:EXPORT[@SNAPSHOT] DIR",
+        .about = "Shows a drive, its partitions and its snapshots as files below DIR, until it is\n"
+                 "unmounted (`vdisk umount`) or ended by SIGTERM.",
         .min = 2,
         .max = 2,
         .groups = {own},
@@ -248,13 +363,22 @@ static int parse(struct mount *mount, int argc, char **argv)
         return status;
     mount->operand = operands[0];
     mount->folder = operands[1];
+    if (mount->write && mount->files)
+        return report_usage(NULL, "--files is for reading, it does not go with --write");
+    if (mount->write && strncmp(mount->operand, SERVED, strlen(SERVED)) == 0)
+        return report_usage(NULL, "what vdiskd shows is a snapshot, which nobody may write");
     return status;
 }
 
 int main(int argc, char **argv)
 {
     const char *slash = argc > 0 ? strrchr(argv[0], '/') : NULL;
-    struct mount mount = {.key = {.prefix = ""}, .waiting = -1};
+    struct mount mount = {
+        .key = {.prefix = ""},
+        .socket = CTL_DEFAULT_SOCKET,
+        .background = BACKGROUND_NONE,
+        .log_fd = -1,
+    };
     int status;
 
     if (!descriptors_open_standard())
@@ -263,8 +387,13 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     log_open(false);
     status = parse(&mount, argc, argv);
-    if (status == OPTIONS_GO_ON && !mount.foreground)
-        status = go_apart(&mount);
+    if (status != OPTIONS_GO_ON)
+        return status;
+    mount.by_kernel = mount.files && !mount.write && !mount.foreground && kernel_mount_may();
+    if (!mount.foreground)
+        status = background_begin(&mount.background);
+    if (status == STATUS_DONE && mount.by_kernel) /* we are who waited */
+        kernel_mount_all(mount.folder);
     if (status != OPTIONS_GO_ON)
         return status;
     status = vd_process_harden();

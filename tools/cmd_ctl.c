@@ -23,8 +23,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define DEFAULT_SOCKET "/run/vdiskd/control/socket"
-
 struct ctl {
     const char *socket, *key_file, *passphrase_file, *identity, *recipient;
     const char *vm, *in, *out;
@@ -341,17 +339,17 @@ static int run(struct ctl *ctl, char **operands, int count)
     "export-remove, stats, snapshot-list, snapshot-create EXPORT SNAPSHOT,\n"                      \
     "snapshot-delete EXPORT SNAPSHOT, resize EXPORT SIZE, compact, checkpoint,\n"                  \
     "limits-get, limits-set, group-list, group-limits-get GROUP, group-limits-set\n"               \
-    "GROUP, key-list, key-add, key-remove EXPORT SLOT, reload, shutdown.\n"                        \
+    "GROUP, key-list, key-add, key-remove EXPORT SLOT, nbd-list, reload, shutdown.\n"              \
     "Of a virtual machine: info, metrics, pause, resume, power-button, stop,\n"                    \
     "balloon SIZE, limits NET, suspend FILE (with --vm; `vdisk run --restore` goes\n"              \
     "on with it); its drives are the exports drive0, drive1, ..."
 
 int cmd_ctl(int argc, char **argv)
 {
-    struct ctl ctl = {.socket = DEFAULT_SOCKET};
+    struct ctl ctl = {.socket = CTL_DEFAULT_SOCKET};
     const struct option_spec own[] = {
         {"socket", OPTION_TEXT, &ctl.socket, "PATH",
-         "of the daemon (" DEFAULT_SOCKET "), or of vdisk-vmm"},
+         "of the daemon (" CTL_DEFAULT_SOCKET "), or of vdisk-vmm"},
         {"vm", OPTION_TEXT, &ctl.vm, "NAME", "a guest of `vdisk run`, or its vdiskd"},
         {"key-file", OPTION_TEXT, &ctl.key_file, "FILE",
          "the key for export-add, key-add, suspend"},

@@ -3,6 +3,7 @@
  * vdisk mount: becomes `vdisk-fuse`, which gets the key by a pipe; vdisk umount.
  */
 #include "commands.h"
+#include "ctl_client.h"
 #include "imagespec.h"
 #include "interrupt.h"
 #include "keyopt.h"
@@ -10,23 +11,43 @@
 #include "mountpoint.h"
 #include "options.h"
 #include "report.h"
+#include "rundir.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #define PROGRAM "vdisk-fuse"
+#define SERVED  "vdiskd:"
 
 struct mount {
     struct keyopt key;
-    const char *log, *base;
-    bool write;
+    const char *log, *base, *socket, *vm;
+    bool write, files;
 };
 
 /* ---- mount ---- */
+
+static int set_socket(const struct mount *mount, struct launch *words)
+{
+    struct vdisk_error error = {.code = 0};
+    char folder[RUNDIR_BYTES];
+    int rc;
+
+    if (mount->vm) {
+        rc = rundir_find(mount->vm, folder, &error);
+        if (rc)
+            return report(NULL, rc, &error);
+        launch_add(words, "--socket=%s/disks/socket", folder);
+    } else if (mount->socket) {
+        launch_add(words, "--socket=%s", mount->socket);
+    }
+    return STATUS_DONE;
+}
 
 static int become(const struct mount *mount, const char *operand, const char *folder,
                   const struct vdisk_key *key)
@@ -42,6 +63,8 @@ static int become(const struct mount *mount, const char *operand, const char *fo
         launch_add(&words, "--key-kind=%s", launch_key_kind(key->kind));
     }
     launch_flag(&words, "write", mount->write);
+    launch_flag(&words, "files", mount->files);
+    status = set_socket(mount, &words);
     if (mount->log)
         launch_add(&words, "--log=%s", mount->log);
     if (mount->base)
@@ -49,7 +72,10 @@ static int become(const struct mount *mount, const char *operand, const char *fo
     launch_add(&words, "--");
     launch_add(&words, "%s", operand);
     launch_add(&words, "%s", folder);
-    status = words.failed ? report(operand, -ENOMEM, NULL) : launch_become(PROGRAM, &words);
+    if (words.failed)
+        status = report(operand, -ENOMEM, NULL);
+    if (status == STATUS_DONE)
+        status = launch_become(PROGRAM, &words);
     launch_free(&words);
     if (fd >= 0)
         close(fd);
@@ -61,8 +87,13 @@ static int start(const struct mount *mount, const char *operand, const char *fol
     struct held_key held = {.prompted = false};
     struct imagespec spec;
     struct stat file;
-    int status = imagespec_parse("mount", operand, &spec);
+    int status;
 
+    if (strncmp(operand, SERVED, strlen(SERVED)) == 0)
+        return become(mount, operand, folder, NULL);
+    if (mount->socket || mount->vm)
+        return report_usage("mount", "--socket and --vm are for vdiskd:EXPORT");
+    status = imagespec_parse("mount", operand, &spec);
     if (status != STATUS_DONE)
         return status;
     /* Before anyone is asked for a passphrase. */
@@ -70,6 +101,8 @@ static int start(const struct mount *mount, const char *operand, const char *fol
         return report(spec.path, -errno, NULL);
     if (spec.snapshot[0] && mount->write)
         return report_usage("mount", "%s names a snapshot, which nobody may write", operand);
+    if (mount->files && mount->write)
+        return report_usage("mount", "--files is for reading, it does not go with --write");
     status = keyopt_load(&mount->key, KEYOPT_OPEN, "mount", spec.path, &held);
     if (status == STATUS_DONE)
         status = become(mount, operand, folder, &held.key);
@@ -82,7 +115,12 @@ int cmd_mount(int argc, char **argv)
     struct mount mount = {.key = {.prefix = ""}};
     const struct option_spec own[] = {
         {"write", OPTION_FLAG, &mount.write, NULL, "`disk` and its partitions may be written"},
-        {"log", OPTION_TEXT, &mount.log, "FILE", "what goes wrong is told there"},
+        {"files", OPTION_FLAG, &mount.files, NULL,
+         "also the files of ext2, ext3 and ext4 file systems, in files/1 ..., to read"},
+        {"log", OPTION_TEXT, &mount.log, "FILE", "what goes wrong is told there (syslog)"},
+        {"socket", OPTION_TEXT, &mount.socket, "PATH",
+         "of vdiskd's management (" CTL_DEFAULT_SOCKET ")"},
+        {"vm", OPTION_TEXT, &mount.vm, "NAME", "the vdiskd of that guest of `vdisk run`"},
         {"base", OPTION_TEXT, &mount.base, "IMAGE",
          "where the base of this overlay is, if it has moved"},
         KEYOPT_OPEN_OPTIONS(&mount.key, ""),
@@ -90,9 +128,11 @@ int cmd_mount(int argc, char **argv)
     };
     const struct usage usage = {
         .command = "mount",
-        .operands = "IMAGE[@SNAPSHOT] DIR",
-        .about = "Shows a drive as files below DIR: disk, partitions/1 ..., snapshots/NAME/disk,\n"
-                 "snapshots/NAME/partitions/1 ..., info.json. Returns when they are there.",
+        .operands = "IMAGE[@SNAPSHOT]|vdiskd:EXPORT[@SNAPSHOT] DIR",
+        .about =
+            "Shows a drive as files below DIR: disk, partitions/1 ..., snapshots/NAME/disk,\n"
+            "snapshots/NAME/partitions/1 ..., info.json. Returns when they are there. Of what\n"
+            "a vdiskd serves it shows a snapshot, which is made for that and removed after.",
         .min = 2,
         .max = 2,
         .groups = {own},

@@ -102,11 +102,12 @@ static void add_export(const struct run *run, unsigned at, int key_fd, struct la
     bool read_only = spec->snapshot[0] || (run->read_only && at == 0);
 
     if (image && snapshot)
-        launch_add(words,
-                   "--export=drive%u=%s,key-fd=%d,key-kind=%s,vhost-user=%s/drive%u%s%s%s%s%s", at,
-                   image, key_fd, launch_key_kind(run->held.key.kind), run->dir.path, at,
-                   spec->snapshot[0] ? ",vhost-snapshot=" : "", snapshot,
-                   read_only ? ",read-only" : "", limits ? "," : "", limits ? limits : "");
+        launch_add(
+            words,
+            "--export=drive%u=%s,key-fd=%d,key-kind=%s,snapshots,vhost-user=%s/drive%u%s%s%s%s%s",
+            at, image, key_fd, launch_key_kind(run->held.key.kind), run->dir.path, at,
+            spec->snapshot[0] ? ",vhost-snapshot=" : "", snapshot, read_only ? ",read-only" : "",
+            limits ? "," : "", limits ? limits : "");
     else
         words->failed = true;
     free(image);
@@ -127,6 +128,7 @@ static int start_daemon(struct run *run)
             add_export(run, made, pipes[made], &words);
     }
     launch_add(&words, "--socket=%s/disks/socket", run->dir.path);
+    launch_add(&words, "--nbd=unix:%s/nbd", run->dir.path); /* for `vdisk mount` */
     if (run->user)
         launch_add(&words, "--user=%s", run->user);
     if (run->audit_log)

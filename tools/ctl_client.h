@@ -7,6 +7,8 @@
 
 #include <jansson.h>
 
+#define CTL_DEFAULT_SOCKET "/run/vdiskd/control/socket"
+
 /* Connects, and sends a request, with a descriptor (-1: none) that stays the caller's. The
  * connection; -ENAMETOOLONG, -EINVAL: the request is no JSON; -errno. */
 int ctl_send(const char *path, const json_t *request, int with, struct vdisk_error *error);

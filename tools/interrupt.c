@@ -45,6 +45,11 @@ bool interrupt_pending(void)
     return caught_signal != 0;
 }
 
+void interrupt_request(void)
+{
+    caught_signal = SIGTERM;
+}
+
 void interrupt_resume(void)
 {
     int number = caught_signal;

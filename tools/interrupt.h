@@ -13,6 +13,8 @@
 
 void interrupt_catch(void);
 bool interrupt_pending(void);
+/* From now on it is as if a signal had come. From any thread. */
+void interrupt_request(void);
 /* Raises the signal that was caught, if any; may not return. */
 void interrupt_resume(void);
 

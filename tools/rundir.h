@@ -7,6 +7,7 @@
  *     vmm/socket        management of vdisk-vmm
  *     disks/socket      management of its vdiskd
  *     driveN            its drives, for vdisk-vmm
+ *     nbd               its drives by NBD, to be looked at
  */
 #ifndef TOOLS_RUNDIR_H
 #define TOOLS_RUNDIR_H

@@ -60,6 +60,7 @@ enum control_verb {
     CONTROL_KEY_LIST,
     CONTROL_KEY_ADD,
     CONTROL_KEY_REMOVE,
+    CONTROL_NBD_LIST,
     CONTROL_RELOAD,
     CONTROL_SHUTDOWN,
     CONTROL_VERBS,
@@ -102,6 +103,7 @@ struct control_options {
     struct vhost_exports *vhost; /* of the same thread; NULL: not supported */
     struct audit *audit;         /* may be NULL */
     struct control_peers peers;
+    json_t *nbd; /* where clients of this host find NBD: a list; stays the caller's; NULL: empty */
     /* Called by a task. NULL: not supported. */
     int (*reload)(void *opaque, struct vdisk_error *error);
     void (*shut_down)(void *opaque);

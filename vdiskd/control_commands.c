@@ -376,6 +376,9 @@ int control_run(const struct control_options *options, const struct control_requ
     case CONTROL_GROUP_LIMITS_GET:
     case CONTROL_GROUP_LIMITS_SET:
         return run_on_group(options, request, result, error);
+    case CONTROL_NBD_LIST:
+        *result = options->nbd ? json_incref(options->nbd) : json_array();
+        return 0;
     case CONTROL_RELOAD:
         if (!options->reload)
             return error_set(error, -EOPNOTSUPP, "there is no configuration file");

@@ -39,6 +39,7 @@ static const struct control_command commands[] = {
     {"key-list", CONTROL_KEY_LIST, CONTROL_VIEWER, CONTROL_EXPORT, 0},
     {"key-add", CONTROL_KEY_ADD, CONTROL_OPERATOR, CONTROL_EXPORT | CONTROL_KEY, 0},
     {"key-remove", CONTROL_KEY_REMOVE, CONTROL_OPERATOR, CONTROL_EXPORT | CONTROL_SLOT, 0},
+    {"nbd-list", CONTROL_NBD_LIST, CONTROL_VIEWER, 0, 0},
     {"reload", CONTROL_RELOAD, CONTROL_OPERATOR, 0, 0},
     {"shutdown", CONTROL_SHUTDOWN, CONTROL_OPERATOR, 0, 0},
 };

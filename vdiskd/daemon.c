@@ -218,6 +218,7 @@ void daemon_free(struct daemon *daemon)
         close_socket(&daemon->network.socket[i]);
     close_socket(&daemon->control_socket);
     close_socket(&daemon->metrics_socket);
+    json_decref(daemon->nbd);
     audit_close(daemon->audit);
     for (unsigned i = 0; daemon->unlocked && i < daemon->settings->export_count; i++)
         vdisk_unlocked_free(daemon->unlocked[i]);

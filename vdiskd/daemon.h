@@ -48,6 +48,7 @@ struct daemon {
     struct vhost_exports *vhost;
     struct nbd_server *local_server, *network_server;
     struct control *control;
+    json_t *nbd; /* the paths of local sockets, for management */
     struct metrics *metrics;
 
     struct reactor_op signal_op;

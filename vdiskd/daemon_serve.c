@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define STOP_PATIENCE_NS INT64_C(6000000000) /* NBD's clients have 5 s */
@@ -140,6 +141,21 @@ static void on_shut_down(void *opaque)
     task_wake(&daemon->place);
 }
 
+/* Before the server takes them over. */
+static json_t *list_nbd(const struct daemon *daemon)
+{
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < daemon->local.count; i++) {
+        char *path = listen_path(daemon->local.socket[i].fd);
+
+        if (path)
+            json_array_append_new(list, json_sprintf("unix:%s", path));
+        free(path);
+    }
+    return list;
+}
+
 static int start_control(struct daemon *daemon)
 {
     struct control_options options = {
@@ -148,6 +164,7 @@ static int start_control(struct daemon *daemon)
         .vhost = daemon->vhost,
         .audit = daemon->audit,
         .peers = daemon->peers,
+        .nbd = daemon->nbd = list_nbd(daemon),
         .reload = on_reload,
         .shut_down = on_shut_down,
         .opaque = daemon,

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #define BACKLOG    128
@@ -145,4 +146,15 @@ void listen_close(struct listen_socket *socket)
     close(socket->fd);
     if (socket->path[0])
         (void)unlink(socket->path);
+}
+
+char *listen_path(int fd)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNSPEC};
+    socklen_t length = sizeof(address) - 1;
+
+    if (getsockname(fd, (struct sockaddr *)&address, &length) || address.sun_family != AF_UNIX ||
+        !address.sun_path[0])
+        return NULL;
+    return realpath(address.sun_path, NULL);
 }

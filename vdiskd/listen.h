@@ -34,5 +34,7 @@ void listen_close(struct listen_socket *socket);
 
 /* Whether a socket is reached from this host alone: Unix, loopback. */
 bool listen_is_local(int fd);
+/* The whole path of a Unix socket, to be freed; NULL: it has none, or no memory. */
+char *listen_path(int fd);
 
 #endif

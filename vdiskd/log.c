@@ -28,6 +28,11 @@ void log_open(bool quiet)
     log_.has_journal = getenv("JOURNAL_STREAM") != NULL;
 }
 
+void log_to_journal(void)
+{
+    log_.has_journal = true;
+}
+
 static void put(struct line *line, const char *text)
 {
     size_t length = strlen(text), room = LINE_BYTES - 2 - line->length; /* newline, NUL */

@@ -21,6 +21,8 @@ enum log_level {
 
 /* Looks whether a journal listens; `quiet`: no LOG_INFO. */
 void log_open(bool quiet);
+/* Standard error is a journal's, or the system log's, whatever the environment says. */
+void log_to_journal(void);
 /* Pairs of names and values, then NULL; a value that is NULL is left out with its name. */
 void log_event(enum log_level level, const char *event, ...) __attribute__((sentinel));
 
