@@ -140,6 +140,7 @@ int server_run(struct server *server)
             ;
         stop(server);
     }
+    (void)signal(ENDED, SIG_IGN); /* each thread has told */
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return rc;
 }
