@@ -16,3 +16,10 @@ beyond_guest() {
         $1 == "Pss:" && !is_guest { sum += $2 }
         END { print sum }' "/proc/$1/smaps"
 }
+
+child_named() { # PID NAME: the process of that program that PID started
+    local child
+    for child in $(cat "/proc/$1/task/$1/children"); do
+        [ "$(cat "/proc/$child/comm")" != "$2" ] || echo "$child"
+    done
+}

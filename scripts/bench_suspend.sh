@@ -52,7 +52,7 @@ ours() {
     "$vdisk" create "$dir/drive.vdk" --size 16M --key-file "$dir/key"
     run_ours --kernel "$dir/writes" --initrd "$dir/fill" --memory "${memory}M" --name bench
     letter 20
-    pid=$(pgrep -P "$guest" vdisk-vmm)
+    pid=$(child_named "$guest" vdisk-vmm)
     beyond_guest "$pid" "$memory" >>"$dir/ours.memory"
     begin=$(now_ms)
     "$vdisk" ctl --vm bench suspend "$dir/state.vdk" --key-file "$dir/key" --quiet

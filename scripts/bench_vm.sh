@@ -33,7 +33,7 @@ if lab_is_outside; then
     if ! kvm_is_fast; then
         echo "BENCH_RUNS=$runs" >settings
         lab "$VDISK_SRC/scripts/bench_vm.sh" serial $((600 + 300 * runs)) initrd cloud settings |
-            grep '^[^#o]'
+            grep --line-buffered '^[^#o]'
         grep -q '^LAB ends 0' serial && exit
         tail -n 20 serial >&2
         exit 1

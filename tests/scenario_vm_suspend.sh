@@ -8,6 +8,8 @@ if [ -z "${VDISK_UNSHARED-}" ] && unshare -m true 2>/dev/null; then
 fi
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$VDISK_SRC/tests/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=../scripts/bench_lib.sh
+. "$VDISK_SRC/scripts/bench_lib.sh"
 
 kit=$VDISK_BUILD/tests/test_vm_suspend_ctl
 if [ ! -x "$kit" ] || ! vdisk-vmm --probe 2>&1 | grep -qE 'instructions|slow'; then
@@ -70,6 +72,11 @@ suspend() {
 
 drive a.vdk 16M
 t 'a guest starts' boot
+if [ -z "${VDISK_SANITIZER:-}" ]; then
+    kib=$(beyond_guest "$(child_named "$guest" vdisk-vmm)" 64)
+    echo "# beyond its memory vdisk-vmm has $kib KiB"
+    verdict 'beyond its memory vdisk-vmm has less than 5 MiB' "$([ "$kib" -lt 5120 ]; echo $?)"
+fi
 suspend 'it is suspended' s.vdk
 is 'with a snapshot of its drive' "$(snapshots | wc -l)" 1
 alphabet 'up to then it has said the alphabet'
