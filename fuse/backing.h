@@ -41,7 +41,7 @@ struct access_ops {
     /* Of a part of the range, from its beginning to *reached, which is behind that. */
     int (*map)(struct access *access, unsigned state, uint64_t offset, uint64_t length,
                access_range *each, void *opaque, uint64_t *reached);
-    /* Of state 0; these two are NULL where nothing can be written. */
+    /* Of the state that can be written; these two are NULL where none can. */
     int (*change)(struct access *access, const struct access_change *change);
     /* Waits for every write that was taken, and tells whether any has failed. */
     int (*settle)(struct access *access);
@@ -77,6 +77,7 @@ struct backing {
     bool has_base;       /* it is an overlay */
     unsigned threads;    /* that should serve it */
     uint64_t used_bytes; /* stored for all states, when it was opened; 0: unknown */
+    unsigned scratch;    /* the state that is thrown away; 0: there is none */
     unsigned count;
     struct backing_state *state;
 };
@@ -85,6 +86,7 @@ struct backing {
  * as those of vdisk_open(); VDISK_E_NOT_FOUND: no such snapshot. */
 struct backing_image_options {
     const char *path, *snapshot, *base;
+    const char *shown;                     /* the path in info.json */
     const struct vdisk_unlocked *unlocked; /* copied */
 };
 int backing_open_image(const char *name, const struct backing_image_options *options,
@@ -101,6 +103,13 @@ struct backing_served_options {
 };
 int backing_open_served(const char *name, const struct backing_served_options *options,
                         struct backing **out, struct vdisk_error *error);
+
+/*
+ * Another backing, which is taken over, with one more state behind the others: what state 0 is, to
+ * be written, in locked memory that is thrown away in the end. It holds up to `room` bytes of
+ * changes, then there is -ENOSPC. NULL without memory; then `under` is still the caller's.
+ */
+struct backing *backing_with_scratch(struct backing *under, uint64_t room);
 
 /* ---- what the kinds have in common (backing.c) ---- */
 

@@ -214,6 +214,88 @@ int64_t ext_files_read(struct ext_files *files, uint32_t inode, uint64_t offset,
     return result ? result : (int64_t)length;
 }
 
+struct plan {
+    struct ext_piece *piece;
+    unsigned count, room;
+};
+
+/* False: there is no room. */
+static bool add_piece(struct plan *plan, uint64_t offset, uint64_t length)
+{
+    struct ext_piece *last = plan->count ? &plan->piece[plan->count - 1] : NULL;
+    bool is_zeros = offset == EXT_PIECE_ZEROS;
+
+    if (last &&
+        (is_zeros ? last->offset == offset
+                  : last->offset != EXT_PIECE_ZEROS && last->offset + last->length == offset)) {
+        last->length += length;
+        return true;
+    }
+    if (plan->count == plan->room)
+        return false;
+    plan->piece[plan->count++] = (struct ext_piece){.offset = offset, .length = length};
+    return true;
+}
+
+/* Within a run, block by block, as far as there is room. Returns how much, or an error. */
+static int64_t plan_run(struct ext_files *files, const struct ext_run *run, uint64_t skip,
+                        uint64_t length, struct plan *plan)
+{
+    uint32_t bytes = files->fs->blocksize;
+    uint64_t done = 0;
+
+    if (run->physical == 0 || files->io.replay.count == 0) {
+        uint64_t at = run->physical ? run->physical * bytes + skip : EXT_PIECE_ZEROS;
+
+        return add_piece(plan, at, length) ? (int64_t)length : 0;
+    }
+    while (done < length) {
+        uint64_t at = (skip + done) % bytes, step = bytes - at, place;
+        int result = ext_io_place(&files->io, run->physical + (skip + done) / bytes, &place);
+
+        if (result)
+            return done ? (int64_t)done : result;
+        step = step < length - done ? step : length - done;
+        if (!add_piece(plan, place * bytes + at, step))
+            break;
+        done += step;
+    }
+    return (int64_t)done;
+}
+
+int64_t ext_files_plan(struct ext_files *files, uint32_t inode, uint64_t offset, uint64_t length,
+                       struct ext_piece *pieces, unsigned *count)
+{
+    struct plan plan = {.piece = pieces, .room = *count};
+    struct ext2_inode_large found;
+    int result = open_file(files, inode, &found);
+    uint64_t size = EXT2_I_SIZE(&found), bytes = files->fs->blocksize, done = 0;
+
+    *count = 0;
+    if (result == 0 && found.i_flags & EXT4_INLINE_DATA_FL)
+        result = -EOPNOTSUPP;
+    if (result || offset >= size)
+        return result;
+    length = length < size - offset ? length : size - offset;
+    while (done < length) {
+        uint64_t skip = (offset + done) % bytes, left = length - done;
+        struct ext_run run;
+        int64_t step;
+
+        result = ext_find_run(files, inode, &found, (offset + done) / bytes, &run);
+        if (result == 0 && run.count <= (left + skip) / bytes)
+            left = run.count * bytes - skip;
+        step = result ? result : plan_run(files, &run, skip, left, &plan);
+        if (step < 0 && done == 0)
+            return step;
+        if (step <= 0) /* without room, or an error for who goes on from here */
+            break;
+        done += (uint64_t)step;
+    }
+    *count = plan.count;
+    return (int64_t)done;
+}
+
 int ext_files_range(struct ext_files *files, uint32_t inode, uint64_t offset, uint64_t *length,
                     bool *is_hole)
 {

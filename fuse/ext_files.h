@@ -66,6 +66,19 @@ int ext_files_list(struct ext_files *files, uint32_t folder, ext_files_entry *ea
 int64_t ext_files_read(struct ext_files *files, uint32_t inode, uint64_t offset, void *data,
                        uint64_t length);
 
+/*
+ * Where the data of a range is, for who reads it beside other threads: `count` pieces of the drive
+ * (of at most so many), one behind the other, and how much of the range they are. That is 0 at the
+ * end of the file, and -EOPNOTSUPP where ext_files_read() must do it: the data is not on the drive
+ * as it is in the file.
+ */
+#define EXT_PIECE_ZEROS UINT64_MAX /* as an offset: nothing to read */
+struct ext_piece {
+    uint64_t offset, length; /* bytes; within the drive */
+};
+int64_t ext_files_plan(struct ext_files *files, uint32_t inode, uint64_t offset, uint64_t length,
+                       struct ext_piece *pieces, unsigned *count);
+
 /* How far, from `offset` on, the file goes on being a hole, or not; at most up to its end. Blocks
  * that are allocated and were never written count as a hole. */
 int ext_files_range(struct ext_files *files, uint32_t inode, uint64_t offset, uint64_t *length,

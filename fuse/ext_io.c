@@ -33,11 +33,26 @@ void ext_io_end(struct ext_io *io)
 
 /* --- reading ------------------------------------------------------------------------------ */
 
+static uint64_t place_of(const struct ext_io *io, const struct jbd2_copy *copy)
+{
+    return copy->from < io->journal_blocks ? io->journal[copy->from] : 0;
+}
+
+int ext_io_place(const struct ext_io *io, uint64_t block, uint64_t *place)
+{
+    const struct jbd2_copy *copy = jbd2_replay_find(&io->replay, block);
+
+    *place = copy ? place_of(io, copy) : block;
+    if (copy && *place == 0)
+        return VDISK_E_MALFORMED;
+    return copy && copy->escaped ? -EOPNOTSUPP : 0;
+}
+
 /* Of one block, of which the journal has a copy. */
 static int read_copy(struct ext_io *io, const struct jbd2_copy *copy, uint32_t skip, uint8_t *data,
                      uint32_t length)
 {
-    uint64_t place = copy->from < io->journal_blocks ? io->journal[copy->from] : 0;
+    uint64_t place = place_of(io, copy);
     int result;
 
     if (place == 0)

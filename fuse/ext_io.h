@@ -14,7 +14,7 @@
 
 #include <ext2fs/ext2fs.h>
 
-#define EXT_IO_SLOTS  128u                /* blocks that are kept: the metadata read last */
+#define EXT_IO_SLOTS  64u                 /* blocks that are kept: the metadata read last */
 #define EXT_IO_BUDGET (UINT64_C(1) << 20) /* blocks: a directory of 4 GiB */
 
 struct ext_io {
@@ -42,6 +42,10 @@ errcode_t ext_io_open_fs(struct ext_io *io, ext2_filsys *fs);
 
 /* A range of bytes as it is after the replay: 0 or an error. */
 int ext_io_read(struct ext_io *io, uint64_t offset, void *data, uint64_t length);
+
+/* The block of the drive that holds the content of `block`: itself, or one of the journal.
+ * -EOPNOTSUPP: it was escaped; VDISK_E_MALFORMED. */
+int ext_io_place(const struct ext_io *io, uint64_t block, uint64_t *place);
 
 /* Forgets kept blocks: the journal has become known. */
 void ext_io_forget(struct ext_io *io);

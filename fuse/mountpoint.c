@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * See mountpoint.h. fusermount3 is handed one end of a pair of sockets, by the environment variable
- * _FUSE_COMMFD; it sends /dev/fuse through it, and waits for its end to be closed.
+ * _FUSE_COMMFD, and sends /dev/fuse through it.
+ *
+ * Its option auto_unmount would take away what is left of a mount, but in Debian 12 it does not for
+ * who has no rights (it looks as root, whom the kernel does not let in). So a process of ours waits
+ * for the end of the one that serves: a shell, since it should know nothing that we know.
  */
 #include "mountpoint.h"
 
@@ -80,8 +84,9 @@ static void unescape(char *text)
     *to = 0;
 }
 
-/* A line of mountinfo: whether it is of this path; *is_ours is set then. */
-static bool look_at(char *line, const char *path, bool *is_ours)
+/* A line of mountinfo: whether it is of this path; *is_ours is set then. *point is the path that it
+ * is of, or NULL. */
+static bool look_at(char *line, const char *path, bool *is_ours, char **point_out)
 {
     char *at = line, *point, *type;
 
@@ -90,10 +95,12 @@ static bool look_at(char *line, const char *path, bool *is_ours)
     point = at;
     type = at ? strstr(at, " - ") : NULL;
     at = at ? strchr(at, ' ') : NULL;
+    *point_out = NULL;
     if (!at || !type)
         return false;
     *at = 0;
     unescape(point);
+    *point_out = point;
     if (strcmp(point, path) != 0)
         return false;
     *is_ours = strncmp(type + 3, MOUNTPOINT_TYPE " ", sizeof(MOUNTPOINT_TYPE)) == 0;
@@ -106,6 +113,7 @@ int mountpoint_is_used(const char *folder)
     bool is_ours = false;
     size_t room = 0;
     int rc = resolve(folder, path);
+    char *point;
     FILE *list;
 
     if (rc)
@@ -114,7 +122,7 @@ int mountpoint_is_used(const char *folder)
     if (!list)
         return -errno;
     while (getline(&line, &room, list) > 0)
-        (void)look_at(line, path, &is_ours); /* the last one is on top */
+        (void)look_at(line, path, &is_ours, &point); /* the last one is on top */
     free(line);
     (void)fclose(list);
     return is_ours;
@@ -142,7 +150,7 @@ struct helper {
     int complaints; /* what it writes to standard error */
 };
 
-/* Between fork and exec. It may stay, so nothing of ours is left with it. */
+/* Between fork and exec. */
 static void become(char *const argv[], int complaints, int channel)
 {
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -265,15 +273,47 @@ static int run_mount(const char *folder, const char *options, int *device,
         return error_set(error, rc, "%s", vdisk_strerror(rc));
     }
     rc = receive_device(ends[0], device);
-    if (rc == 0) { /* it stays until our end of the pair is closed, by our end */
-        close(helper.complaints);
-        return 0;
-    }
     close(ends[0]);
     (void)await(&helper, said);
+    if (rc == 0)
+        return 0;
     return error_set(error, rc, "%s %s%s", PROGRAM,
                      said[0] == 'i' || said[0] == 'd' ? "" : "says: ",
                      said[0] ? said : "gives no reason for not mounting");
+}
+
+/* A folder of a mount that is dead cannot be listed. It lets go of all that is ours. */
+static void become_keeper(const char *path, int end)
+{
+    static const char script[] =
+        "read -r _; ls \"$1\" >/dev/null 2>&1 || exec " PROGRAM " -u -z -q -- \"$1\"";
+    int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+
+    (void)setsid();
+    if (chdir("/") == 0 && dup2(end, STDIN_FILENO) >= 0 && dup2(null, STDOUT_FILENO) >= 0 &&
+        dup2(null, STDERR_FILENO) >= 0)
+        execl("/bin/sh", "vdisk-fuse", "-c", script, "vdisk-fuse", path, (char *)NULL);
+    _exit(127);
+}
+
+/* Starts it; it reads the end of a pipe, whose other end is open as long as this process lives. */
+static int keep(const char *folder, struct vdisk_error *error)
+{
+    char path[PATH_MAX];
+    int ends[2], rc = resolve(folder, path);
+    pid_t pid;
+
+    if (rc == 0 && pipe2(ends, O_CLOEXEC))
+        rc = -errno;
+    if (rc)
+        return error_set(error, rc, "%s", vdisk_strerror(rc));
+    pid = fork();
+    if (pid == 0)
+        become_keeper(path, ends[0]);
+    close(ends[0]);
+    if (pid < 0)
+        close(ends[1]);
+    return pid < 0 ? error_set(error, -EAGAIN, "%s", vdisk_strerror(-EAGAIN)) : 0;
 }
 
 static int check_folder(const char *folder, struct vdisk_error *error)
@@ -304,14 +344,53 @@ int mountpoint_mount(const char *folder, const char *source, bool writable, int 
 
     if (rc)
         return rc;
+    rc = keep(folder, error);
+    if (rc)
+        return rc;
     put_source(name, source);
-    (void)snprintf(options, sizeof(options),
-                   "%s,nosuid,nodev,noexec,auto_unmount,subtype=vdisk,fsname=%s",
+    (void)snprintf(options, sizeof(options), "%s,nosuid,nodev,noexec,subtype=vdisk,fsname=%s",
                    writable ? "rw" : "ro", name);
     return run_mount(folder, options, device, error);
 }
 
 /* ---- taking away ---- */
+
+/* What was mounted last below the path: 1, 0, or -errno. */
+static int last_below(const char *path, char below[PATH_MAX])
+{
+    FILE *list = fopen("/proc/self/mountinfo", "re");
+    char *line = NULL, *point;
+    size_t room = 0, length = strlen(path);
+    bool is_ours;
+    int found = 0;
+
+    if (!list)
+        return -errno;
+    while (getline(&line, &room, list) > 0) {
+        (void)look_at(line, path, &is_ours, &point);
+        if (point && strncmp(point, path, length) == 0 && point[length] == '/' &&
+            strlen(point) < PATH_MAX) {
+            strcpy(below, point);
+            found = 1;
+        }
+    }
+    free(line);
+    (void)fclose(list);
+    return found;
+}
+
+/* The kernel's own mounts in files/ (kernel_mount.h). 0 or -errno. */
+static int unmount_below(const char *path)
+{
+    char point[PATH_MAX];
+    int rc;
+
+    while ((rc = last_below(path, point)) > 0) {
+        if (umount2(point, UMOUNT_NOFOLLOW))
+            return -errno;
+    }
+    return rc;
+}
 
 static int unmounted(int rc, struct vdisk_error *error)
 {
@@ -330,8 +409,12 @@ int mountpoint_unmount(const char *folder, struct vdisk_error *error)
 
     if (rc)
         return error_set(error, rc, "%s", vdisk_strerror(rc));
-    if (geteuid() == 0)
-        return umount2(path, UMOUNT_NOFOLLOW) ? unmounted(-errno, error) : 0;
+    if (geteuid() == 0) {
+        rc = unmount_below(path);
+        if (rc == 0 && umount2(path, UMOUNT_NOFOLLOW))
+            rc = -errno;
+        return rc ? unmounted(rc, error) : 0;
+    }
     rc = start(&helper, argv, -1);
     if (rc)
         return error_set(error, rc, "%s", vdisk_strerror(rc));

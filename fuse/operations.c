@@ -34,9 +34,12 @@ struct handle {
     char *text; /* of info.json */
 };
 
+/* Files within file systems have none, which is as one of an empty drive that nobody may write. */
 static struct handle *handle_of(const struct fuse_file_info *file)
 {
-    return (struct handle *)(uintptr_t)file->fh;
+    static struct handle none;
+
+    return file->fh ? (struct handle *)(uintptr_t)file->fh : &none;
 }
 
 /* As an errno, for the kernel. */
@@ -65,17 +68,11 @@ static void log_failure(struct server *server, const char *event, const struct h
     const struct access *access = server_current()->access;
     char path[TREE_NAME_BYTES + 64], at[24], bytes[24];
     const char *reason = vdisk_strerror(result);
-    bool is_known;
 
     if (access && access->error.code == result && access->error.text[0])
         reason = access->error.text;
     offset += handle->view.offset;
-    pthread_mutex_lock(&server->mutex);
-    is_known = server->failed_inode == handle->inode && server->failed_offset == offset;
-    server->failed_inode = handle->inode;
-    server->failed_offset = offset;
-    pthread_mutex_unlock(&server->mutex);
-    if (is_known)
+    if (!server_is_new(server, handle->inode, offset))
         return;
     tree_path(server->tree, handle->inode, path, sizeof(path));
     (void)snprintf(at, sizeof(at), "%llu", (unsigned long long)offset);
@@ -99,8 +96,17 @@ static void do_lookup(fuse_req_t request, fuse_ino_t parent, const char *name)
     struct access *access = server_access();
     struct fuse_entry_param entry = {.generation = 1};
     uint64_t inode;
-    int rc = access ? tree_lookup(server->tree, access, parent, name, &inode) : -EIO;
+    int rc;
 
+    if (contents_has(parent)) {
+        files_lookup(request, parent, name);
+        return;
+    }
+    rc = access ? tree_lookup(server->tree, access, parent, name, &inode) : -EIO;
+    if (rc == 0 && contents_has(inode)) {
+        files_entry(request, inode);
+        return;
+    }
     if (rc == 0)
         rc = tree_attributes(server->tree, access, inode, &entry.attr);
     if (rc) {
@@ -119,9 +125,14 @@ static void do_getattr(fuse_req_t request, fuse_ino_t inode, struct fuse_file_in
     struct access *access = server_access();
     struct stat attributes;
     double seconds;
-    int rc = access ? tree_attributes(server->tree, access, inode, &attributes) : -EIO;
+    int rc;
 
     (void)file;
+    if (contents_has(inode)) {
+        files_getattr(request, inode);
+        return;
+    }
+    rc = access ? tree_attributes(server->tree, access, inode, &attributes) : -EIO;
     if (rc) {
         fail(request, rc);
         return;
@@ -137,8 +148,12 @@ static void do_setattr(fuse_req_t request, fuse_ino_t inode, struct stat *wanted
     struct server *server = server_of(request);
     struct access *access = server_access();
     struct tree_view view;
-    int rc = access ? tree_view(server->tree, access, inode, &view) : -EIO;
+    int rc = access ? 0 : -EIO;
 
+    if (contents_has(inode))
+        rc = -EROFS;
+    if (rc == 0)
+        rc = tree_view(server->tree, access, inode, &view);
     if (rc == 0 && (which & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)))
         rc = -EPERM;
     if (rc == 0 && (which & FUSE_SET_ATTR_SIZE) && (uint64_t)wanted->st_size != view.length)
@@ -153,6 +168,10 @@ static void do_readlink(fuse_req_t request, fuse_ino_t inode)
 {
     char text[LINK_BYTES];
 
+    if (contents_has(inode)) {
+        files_readlink(request, inode);
+        return;
+    }
     if (inode != TREE_SERVER) {
         fail(request, -EINVAL);
         return;
@@ -161,12 +180,21 @@ static void do_readlink(fuse_req_t request, fuse_ino_t inode)
     (void)fuse_reply_readlink(request, text);
 }
 
-static int add_name(fuse_req_t request, uint64_t folder, uint64_t number, char *to, size_t room,
-                    size_t *used)
+/* What the kernel gets to make a list of. */
+struct names {
+    fuse_req_t request;
+    char *text;
+    size_t length, room;
+    bool plus; /* in the longer form, but without attributes all the same */
+};
+
+static int add_name(struct names *names, uint64_t folder, uint64_t number)
 {
-    struct server *server = server_of(request);
+    struct server *server = server_of(names->request);
     struct access *access = server_access();
-    struct stat attributes = {.st_mode = S_IFDIR, .st_ino = folder};
+    struct fuse_entry_param entry = {.attr.st_mode = S_IFDIR};
+    char *to = names->text + names->length;
+    size_t room = names->room - names->length, used;
     char name[TREE_NAME_BYTES] = "..";
     uint64_t inode = folder;
     int rc = 0;
@@ -177,30 +205,123 @@ static int add_name(fuse_req_t request, uint64_t folder, uint64_t number, char *
         rc = access ? tree_list(server->tree, access, folder, number - 2, name, &inode) : -EIO;
     if (rc)
         return rc;
-    attributes.st_ino = inode;
+    entry.attr.st_ino = inode;
     if (!tree_is_folder(server->tree, inode))
-        attributes.st_mode = S_IFREG;
-    *used = fuse_add_direntry(request, to, room, name, &attributes, (off_t)number + 1);
-    return *used <= room ? 0 : -ERANGE;
+        entry.attr.st_mode = S_IFREG;
+    used = names->plus
+               ? fuse_add_direntry_plus(names->request, to, room, name, &entry, (off_t)number + 1)
+               : fuse_add_direntry(names->request, to, room, name, &entry.attr, (off_t)number + 1);
+    if (used > room)
+        return -ERANGE;
+    names->length += used;
+    return 0;
+}
+
+static void list(fuse_req_t request, fuse_ino_t folder, size_t size, off_t offset, bool plus)
+{
+    struct names names = {
+        .request = request,
+        .room = size < READDIR_BYTES_MAX ? size : READDIR_BYTES_MAX,
+        .plus = plus,
+    };
+    int rc;
+
+    names.text = malloc(names.room);
+    rc = names.text ? 0 : -ENOMEM;
+    for (uint64_t number = (uint64_t)offset; rc == 0; number++)
+        rc = add_name(&names, folder, number);
+    if (rc == -ENOENT || rc == -ERANGE) /* the end, or as many as there is room for */
+        (void)fuse_reply_buf(request, names.text, names.length);
+    else
+        fail(request, rc);
+    free(names.text);
 }
 
 static void do_readdir(fuse_req_t request, fuse_ino_t folder, size_t size, off_t offset,
                        struct fuse_file_info *file)
 {
-    size_t room = size < READDIR_BYTES_MAX ? size : READDIR_BYTES_MAX, length = 0, used = 0;
-    char *names = malloc(room);
-    int rc = names ? 0 : -ENOMEM;
-
-    (void)file;
-    for (uint64_t number = (uint64_t)offset; rc == 0; number++) {
-        rc = add_name(request, folder, number, names + length, room - length, &used);
-        length += rc == 0 ? used : 0;
-    }
-    if (rc == -ENOENT || rc == -ERANGE) /* the end, or as many as there is room for */
-        (void)fuse_reply_buf(request, names, length);
+    if (contents_has(folder))
+        files_readdir(request, folder, size, offset, file, false);
     else
-        fail(request, rc);
-    free(names);
+        list(request, folder, size, offset, false);
+}
+
+static void do_readdirplus(fuse_req_t request, fuse_ino_t folder, size_t size, off_t offset,
+                           struct fuse_file_info *file)
+{
+    if (contents_has(folder))
+        files_readdir(request, folder, size, offset, file, true);
+    else
+        list(request, folder, size, offset, true);
+}
+
+static void do_opendir(fuse_req_t request, fuse_ino_t folder, struct fuse_file_info *file)
+{
+    if (contents_has(folder))
+        files_opendir(request, folder, file);
+    else
+        (void)fuse_reply_open(request, file);
+}
+
+static void do_releasedir(fuse_req_t request, fuse_ino_t folder, struct fuse_file_info *file)
+{
+    if (contents_has(folder))
+        files_releasedir(request, file);
+    else
+        (void)fuse_reply_err(request, 0);
+}
+
+/* ---- what there is not ---- */
+
+static void refuse_name(fuse_req_t request, fuse_ino_t folder, const char *name)
+{
+    (void)folder;
+    (void)name;
+    fail(request, -EROFS);
+}
+
+static void refuse_create(fuse_req_t request, fuse_ino_t folder, const char *name, mode_t mode,
+                          struct fuse_file_info *file)
+{
+    (void)mode;
+    (void)file;
+    refuse_name(request, folder, name);
+}
+
+static void refuse_mknod(fuse_req_t request, fuse_ino_t folder, const char *name, mode_t mode,
+                         dev_t device)
+{
+    (void)mode;
+    (void)device;
+    refuse_name(request, folder, name);
+}
+
+static void refuse_mkdir(fuse_req_t request, fuse_ino_t folder, const char *name, mode_t mode)
+{
+    (void)mode;
+    refuse_name(request, folder, name);
+}
+
+static void refuse_symlink(fuse_req_t request, const char *target, fuse_ino_t folder,
+                           const char *name)
+{
+    (void)target;
+    refuse_name(request, folder, name);
+}
+
+static void refuse_link(fuse_req_t request, fuse_ino_t inode, fuse_ino_t folder, const char *name)
+{
+    (void)inode;
+    refuse_name(request, folder, name);
+}
+
+static void refuse_rename(fuse_req_t request, fuse_ino_t from, const char *name, fuse_ino_t to,
+                          const char *new_name, unsigned flags)
+{
+    (void)to;
+    (void)new_name;
+    (void)flags;
+    refuse_name(request, from, name);
 }
 
 /* ---- open files ---- */
@@ -224,9 +345,15 @@ static void do_open(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info 
 {
     struct server *server = server_of(request);
     struct access *access = server_access();
-    struct handle *handle = calloc(1, sizeof(*handle));
-    int rc = !access ? -EIO : handle ? 0 : -ENOMEM;
+    struct handle *handle;
+    int rc;
 
+    if (contents_has(inode)) {
+        files_open(request, inode, file);
+        return;
+    }
+    handle = calloc(1, sizeof(*handle));
+    rc = !access ? -EIO : handle ? 0 : -ENOMEM;
     if (rc == 0) {
         handle->inode = inode;
         if (inode == TREE_INFO)
@@ -252,9 +379,10 @@ static void do_release(fuse_req_t request, fuse_ino_t inode, struct fuse_file_in
 {
     struct handle *handle = handle_of(file);
 
-    (void)inode;
-    free(handle->text);
-    free(handle);
+    if (!contents_has(inode)) {
+        free(handle->text);
+        free(handle);
+    }
     (void)fuse_reply_err(request, 0);
 }
 
@@ -299,7 +427,10 @@ static void do_read(fuse_req_t request, fuse_ino_t inode, size_t size, off_t off
     uint64_t from = (uint64_t)offset, length = size < SERVER_READ_MAX ? size : SERVER_READ_MAX;
     int rc;
 
-    (void)inode;
+    if (contents_has(inode)) {
+        files_read(request, inode, size, offset);
+        return;
+    }
     if (handle->text) {
         reply_text(request, handle->text, size, offset);
         return;
@@ -335,7 +466,10 @@ static void do_lseek(fuse_req_t request, fuse_ino_t inode, off_t offset, int whe
     uint64_t found = 0;
     int rc = access && !handle->text ? 0 : -EINVAL;
 
-    (void)inode;
+    if (contents_has(inode)) {
+        files_lseek(request, inode, offset, whence);
+        return;
+    }
     if (whence != SEEK_HOLE && whence != SEEK_DATA)
         rc = -EINVAL;
     if (rc == 0 && (offset < 0 || (uint64_t)offset >= handle->view.length))
@@ -512,7 +646,18 @@ const struct fuse_lowlevel_ops operations = {
     .getattr = do_getattr,
     .setattr = do_setattr,
     .readlink = do_readlink,
+    .opendir = do_opendir,
     .readdir = do_readdir,
+    .readdirplus = do_readdirplus,
+    .releasedir = do_releasedir,
+    .create = refuse_create,
+    .mknod = refuse_mknod,
+    .mkdir = refuse_mkdir,
+    .unlink = refuse_name,
+    .rmdir = refuse_name,
+    .symlink = refuse_symlink,
+    .link = refuse_link,
+    .rename = refuse_rename,
     .open = do_open,
     .release = do_release,
     .read = do_read,

@@ -110,6 +110,7 @@ static void take_text(blkid_probe probe, const char *name, char *out, size_t roo
 static int look(int fd, uint64_t size, struct probe *out)
 {
     blkid_probe probe = blkid_new_probe();
+    const char *usage;
     int result = -ENOMEM;
 
     if (!probe)
@@ -117,11 +118,14 @@ static int look(int fd, uint64_t size, struct probe *out)
     if (blkid_probe_set_device(probe, fd, 0, (blkid_loff_t)size) == 0) {
         blkid_probe_enable_superblocks(probe, 1);
         blkid_probe_set_superblocks_flags(probe, BLKID_SUBLKS_TYPE | BLKID_SUBLKS_LABEL |
-                                                     BLKID_SUBLKS_UUID | BLKID_SUBLKS_MAGIC);
+                                                     BLKID_SUBLKS_UUID | BLKID_SUBLKS_USAGE);
         if (blkid_do_safeprobe(probe) == 0) {
             take_text(probe, "TYPE", out->kind, sizeof(out->kind));
             take_text(probe, "LABEL", out->label, sizeof(out->label));
             take_text(probe, "UUID", out->uuid, sizeof(out->uuid));
+            out->is_file_system = blkid_probe_has_value(probe, "USAGE") &&
+                                  blkid_probe_lookup_value(probe, "USAGE", &usage, NULL) == 0 &&
+                                  strcmp(usage, "filesystem") == 0;
         }
         result = 0;
     }

@@ -15,6 +15,7 @@ struct probe {
     char kind[PROBE_KIND_BYTES];   /* "ext4", "xfs", "swap", "crypto_LUKS", ...; "" if none */
     char label[PROBE_LABEL_BYTES]; /* valid UTF-8, control characters are '?'; "" without */
     char uuid[PROBE_UUID_BYTES];
+    bool is_file_system; /* not swap, a part of a RAID, or encrypted */
 };
 
 /* Reads up to 4 MiB of the drive. Nothing known, or more than one thing, is no error but kind "".

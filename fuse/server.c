@@ -37,6 +37,18 @@ struct access *server_access(void)
     return thread->access;
 }
 
+bool server_is_new(struct server *server, uint64_t inode, uint64_t offset)
+{
+    bool is_new;
+
+    pthread_mutex_lock(&server->mutex);
+    is_new = server->failed_inode != inode || server->failed_offset != offset;
+    server->failed_inode = inode;
+    server->failed_offset = offset;
+    pthread_mutex_unlock(&server->mutex);
+    return is_new;
+}
+
 static void *serve(void *arg)
 {
     struct server_thread *thread = arg;
@@ -149,7 +161,9 @@ int server_new(const struct server_options *options, struct server **out)
     server->opaque = options->opaque;
     server->failed_offset = UINT64_MAX;
     pthread_mutex_init(&server->mutex, NULL);
-    server->tree = tree_new(options->backing);
+    server->contents = options->files ? contents_new(options->backing) : NULL;
+    if (server->contents || !options->files)
+        server->tree = tree_new(options->backing, server->contents);
     server->session = fuse_session_new(&arguments, &operations, sizeof(operations), server);
     (void)snprintf(device, sizeof(device), "/dev/fd/%d", options->device);
     if (!server->tree || !server->session || fuse_session_mount(server->session, device)) {
@@ -170,6 +184,7 @@ void server_free(struct server *server)
     for (unsigned i = 0; i < SERVER_THREADS_MAX; i++)
         free(server->thread[i].buffer);
     tree_free(server->tree);
+    contents_free(server->contents);
     pthread_mutex_destroy(&server->mutex);
     free(server);
 }

@@ -17,6 +17,7 @@ struct server_options {
     int device;               /* of a mount (mountpoint.h); taken over */
     void (*up)(void *opaque); /* the kernel has been answered: by one of the threads, once */
     void *opaque;
+    bool files; /* those within file systems, too */
 };
 
 /* -ENOMEM, -EIO. The device is then closed. */

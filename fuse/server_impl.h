@@ -3,6 +3,7 @@
 #ifndef FUSE_SERVER_IMPL_H
 #define FUSE_SERVER_IMPL_H
 
+#include "contents.h"
 #include "server.h"
 #include "tree.h"
 
@@ -24,6 +25,7 @@ struct server_thread {
 
 struct server {
     struct backing *backing;
+    struct contents *contents; /* NULL: files are not shown */
     struct tree *tree;
     struct fuse_session *session;
     void (*up)(void *opaque);
@@ -42,5 +44,23 @@ extern const struct fuse_lowlevel_ops operations;
 /* The thread that calls, and its access: NULL when there is none to be had, which is logged. */
 struct server_thread *server_current(void);
 struct access *server_access(void);
+
+/* Whether a failure is another one than the last. */
+bool server_is_new(struct server *server, uint64_t inode, uint64_t offset);
+
+/* ---- of inodes that contents_has() (file_operations.c) ---- */
+
+void files_lookup(fuse_req_t request, fuse_ino_t parent, const char *name);
+void files_entry(fuse_req_t request, fuse_ino_t inode); /* as a lookup of it would */
+void files_getattr(fuse_req_t request, fuse_ino_t inode);
+void files_readlink(fuse_req_t request, fuse_ino_t inode);
+void files_opendir(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *file);
+void files_releasedir(fuse_req_t request, struct fuse_file_info *file);
+/* `plus`: with attributes. */
+void files_readdir(fuse_req_t request, fuse_ino_t folder, size_t size, off_t offset,
+                   struct fuse_file_info *file, bool plus);
+void files_open(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *file);
+void files_read(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset);
+void files_lseek(fuse_req_t request, fuse_ino_t inode, off_t offset, int whence);
 
 #endif

@@ -7,6 +7,7 @@
  */
 #include "tree.h"
 
+#include "contents.h"
 #include "extents.h"
 #include "partitions.h"
 
@@ -28,7 +29,9 @@ enum part_of_state {
     STATE_FOLDER,
     STATE_DISK,
     STATE_PARTITIONS,
-    STATE_PARTITION, /* and from here on, by number */
+    STATE_FILES,
+    STATE_PARTITION,       /* and from here on, by number */
+    STATE_POINT = 1 << 15, /* of the drive; and from here on those of partitions, by number */
 };
 
 struct counted {
@@ -48,7 +51,8 @@ struct tree_state {
 
 struct tree {
     struct backing *backing;
-    atomic_uint changes; /* of state 0 */
+    struct contents *contents; /* NULL: no files are shown */
+    atomic_uint changes;       /* of state 0 */
     uid_t uid;
     gid_t gid;
     struct timespec born;
@@ -66,6 +70,8 @@ static bool of_state(const struct tree *tree, uint64_t inode, unsigned *state, u
 {
     uint64_t number = inode / STATE_UNIT;
 
+    if (contents_has(inode))
+        return false;
     if (number == 0 || number > tree->backing->count)
         return false;
     *state = (unsigned)(number - 1);
@@ -81,13 +87,14 @@ static int64_t now(void)
     return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
 }
 
-struct tree *tree_new(struct backing *backing)
+struct tree *tree_new(struct backing *backing, struct contents *contents)
 {
     struct tree *tree = calloc(1, sizeof(*tree));
 
     if (!tree)
         return NULL;
     tree->backing = backing;
+    tree->contents = contents;
     tree->uid = geteuid();
     tree->gid = getegid();
     clock_gettime(CLOCK_REALTIME, &tree->born);
@@ -192,42 +199,150 @@ static void leave(struct tree_state *state)
 
 /* ---- names ---- */
 
+/* State 0 and the snapshots. */
+static unsigned shown_states(const struct tree *tree)
+{
+    return tree->backing->scratch ? tree->backing->scratch : tree->backing->count;
+}
+
+/* That of a partition. */
+static bool is_number(const char *name, unsigned *number)
+{
+    unsigned long wanted;
+    char *end;
+
+    if (name[0] < '1' || name[0] > '9' || strlen(name) > 6)
+        return false;
+    wanted = strtoul(name, &end, 10);
+    *number = (unsigned)wanted;
+    return !*end && wanted < STATE_POINT - STATE_PARTITION;
+}
+
 static int lookup_partition(struct tree *tree, struct access *access, unsigned number,
                             const char *name, uint64_t *inode)
 {
     struct tree_state *state;
-    unsigned long wanted;
+    unsigned wanted;
     int rc = -ENOENT;
-    char *end;
 
-    if (name[0] < '1' || name[0] > '9' || strlen(name) > 6)
-        return -ENOENT;
-    wanted = strtoul(name, &end, 10);
-    if (*end || wanted >= STATE_UNIT - STATE_PARTITION)
+    if (!is_number(name, &wanted))
         return -ENOENT;
     state = enter(tree, access, number);
     if (!state)
         return -ENOMEM;
-    if (partitions_find(state->partitions, (unsigned)wanted)) {
-        *inode = inode_of(number, STATE_PARTITION + (unsigned)wanted);
+    if (partitions_find(state->partitions, wanted)) {
+        *inode = inode_of(number, STATE_PARTITION + wanted);
         rc = 0;
     }
     leave(state);
     return rc;
 }
 
-static int lookup_in_state(unsigned state, const char *name, uint64_t *inode)
+/* ---- files ---- */
+
+/* The view of a partition, or with number 0 of the drive, if there is no table. -ENOENT, -ENOMEM.
+ */
+static int view_of_files(struct tree *tree, struct access *access, unsigned number, unsigned wanted,
+                         struct tree_view *view)
+{
+    struct tree_state *state = enter(tree, access, number);
+    const struct partition *partition;
+    int rc = 0;
+
+    if (!state)
+        return -ENOMEM;
+    *view = (struct tree_view){.state = number, .length = tree->backing->state[number].size};
+    partition = partitions_find(state->partitions, wanted);
+    if (partition) {
+        view->offset = partition->offset;
+        view->length = partition->length;
+    } else if (wanted > 0 || state->partitions->count > 0) {
+        rc = -ENOENT;
+    }
+    leave(state);
+    return rc;
+}
+
+static int root_of_files(struct tree *tree, struct access *access, unsigned number, unsigned wanted,
+                         uint64_t *inode)
+{
+    char path[TREE_NAME_BYTES + 32], prefix[TREE_NAME_BYTES + 16] = "";
+    struct tree_view view;
+    int rc = view_of_files(tree, access, number, wanted, &view);
+
+    if (rc)
+        return rc;
+    if (number > 0)
+        (void)snprintf(prefix, sizeof(prefix), "snapshots/%s/", tree->backing->state[number].name);
+    if (wanted > 0)
+        (void)snprintf(path, sizeof(path), "%sfiles/%u", prefix, wanted);
+    else
+        (void)snprintf(path, sizeof(path), "%sfiles/disk", prefix);
+    rc = contents_root(tree->contents, access, &view, path, inode);
+    if (rc != -EMEDIUMTYPE)
+        return rc;
+    if (!tree->backing->scratch || number > 0)
+        return -ENOENT;
+    *inode = inode_of(number, STATE_POINT + wanted);
+    return 0;
+}
+
+static int lookup_files(struct tree *tree, struct access *access, unsigned number, const char *name,
+                        uint64_t *inode)
+{
+    unsigned wanted = 0;
+
+    if (strcmp(name, "disk") != 0 && !is_number(name, &wanted))
+        return -ENOENT;
+    return root_of_files(tree, access, number, wanted, inode);
+}
+
+/* Those file systems that are there are counted, so it looks at each again: they are few. */
+static int list_files(struct tree *tree, struct access *access, unsigned number, uint64_t at,
+                      char name[TREE_NAME_BYTES], uint64_t *inode)
+{
+    unsigned numbers[PARTITIONS_MAX] = {0}, count;
+    struct tree_state *state = enter(tree, access, number);
+
+    if (!state)
+        return -ENOMEM;
+    count = state->partitions->count;
+    for (unsigned i = 0; i < count; i++)
+        numbers[i] = state->partitions->partition[i].number;
+    leave(state);
+    if (count == 0) /* the drive itself */
+        count = 1;
+    for (unsigned i = 0; i < count; i++) {
+        int rc = root_of_files(tree, access, number, numbers[i], inode);
+
+        if (rc && rc != -ENOENT)
+            return rc;
+        if (rc || at-- > 0)
+            continue;
+        if (numbers[i] > 0)
+            (void)snprintf(name, TREE_NAME_BYTES, "%u", numbers[i]);
+        else
+            (void)snprintf(name, TREE_NAME_BYTES, "disk");
+        return 0;
+    }
+    return -ENOENT;
+}
+
+static int lookup_in_state(const struct tree *tree, unsigned state, const char *name,
+                           uint64_t *inode)
 {
     if (strcmp(name, "disk") == 0)
         *inode = inode_of(state, STATE_DISK);
     else if (strcmp(name, "partitions") == 0)
         *inode = inode_of(state, STATE_PARTITIONS);
+    else if (tree->contents && strcmp(name, "files") == 0)
+        *inode = inode_of(state, STATE_FILES);
     else
         return -ENOENT;
     return 0;
 }
 
-static int lookup_in_root(const char *name, uint64_t *inode)
+static int lookup_in_root(const struct tree *tree, const char *name, uint64_t *inode)
 {
     if (strcmp(name, "info.json") == 0)
         *inode = TREE_INFO;
@@ -235,8 +350,10 @@ static int lookup_in_root(const char *name, uint64_t *inode)
         *inode = TREE_SNAPSHOTS;
     else if (strcmp(name, MOUNTPOINT_SERVER) == 0)
         *inode = TREE_SERVER;
+    else if (tree->backing->scratch && strcmp(name, TREE_SCRATCH) == 0)
+        *inode = inode_of(tree->backing->scratch, STATE_FOLDER);
     else
-        return lookup_in_state(0, name, inode);
+        return lookup_in_state(tree, 0, name, inode);
     return 0;
 }
 
@@ -246,9 +363,9 @@ int tree_lookup(struct tree *tree, struct access *access, uint64_t folder, const
     unsigned state, part;
 
     if (folder == TREE_ROOT)
-        return lookup_in_root(name, inode);
+        return lookup_in_root(tree, name, inode);
     if (folder == TREE_SNAPSHOTS) {
-        for (unsigned i = 1; i < tree->backing->count; i++) {
+        for (unsigned i = 1; i < shown_states(tree); i++) {
             if (strcmp(tree->backing->state[i].name, name) == 0) {
                 *inode = inode_of(i, STATE_FOLDER);
                 return 0;
@@ -259,7 +376,9 @@ int tree_lookup(struct tree *tree, struct access *access, uint64_t folder, const
     if (!of_state(tree, folder, &state, &part))
         return -ENOTDIR;
     if (part == STATE_FOLDER)
-        return lookup_in_state(state, name, inode);
+        return lookup_in_state(tree, state, name, inode);
+    if (part == STATE_FILES)
+        return lookup_files(tree, access, state, name, inode);
     return part == STATE_PARTITIONS ? lookup_partition(tree, access, state, name, inode) : -ENOTDIR;
 }
 
@@ -285,11 +404,11 @@ static int list_partitions(struct tree *tree, struct access *access, unsigned nu
 int tree_list(struct tree *tree, struct access *access, uint64_t folder, uint64_t number,
               char name[TREE_NAME_BYTES], uint64_t *inode)
 {
-    static const char *const names[] = {"disk", "partitions", "snapshots", "info.json"};
+    static const char *const names[] = {"disk", "partitions", "files", "snapshots", "info.json"};
     unsigned state = 0, part = STATE_FOLDER;
 
     if (folder == TREE_SNAPSHOTS) {
-        if (number + 1 >= tree->backing->count)
+        if (number + 1 >= shown_states(tree))
             return -ENOENT;
         (void)snprintf(name, TREE_NAME_BYTES, "%s", tree->backing->state[number + 1].name);
         *inode = inode_of((unsigned)number + 1, STATE_FOLDER);
@@ -299,20 +418,28 @@ int tree_list(struct tree *tree, struct access *access, uint64_t folder, uint64_
         return -ENOTDIR;
     if (part == STATE_PARTITIONS)
         return list_partitions(tree, access, state, number, name, inode);
-    if (number >= (folder == TREE_ROOT ? 4u : 2u))
+    if (part == STATE_FILES)
+        return list_files(tree, access, state, number, name, inode);
+    if (part >= STATE_POINT) /* empty */
+        return -ENOENT;
+    if (!tree->contents && number >= 2)
+        number++;
+    if (number >= (folder == TREE_ROOT ? 5u : 3u))
         return -ENOENT;
     (void)snprintf(name, TREE_NAME_BYTES, "%s", names[number]);
-    return folder == TREE_ROOT ? lookup_in_root(name, inode) : lookup_in_state(state, name, inode);
+    return folder == TREE_ROOT ? lookup_in_root(tree, name, inode)
+                               : lookup_in_state(tree, state, name, inode);
 }
 
 bool tree_is_folder(const struct tree *tree, uint64_t inode)
 {
     unsigned state, part;
 
-    if (inode == TREE_ROOT || inode == TREE_SNAPSHOTS)
+    if (inode == TREE_ROOT || inode == TREE_SNAPSHOTS || contents_has(inode))
         return true;
     return of_state(tree, inode, &state, &part) &&
-           (part == STATE_PARTITIONS || (part == STATE_FOLDER && state > 0));
+           (part == STATE_PARTITIONS || part == STATE_FILES || part >= STATE_POINT ||
+            (part == STATE_FOLDER && state > 0));
 }
 
 void tree_path(const struct tree *tree, uint64_t inode, char *text, size_t bytes)
@@ -347,11 +474,11 @@ int tree_view(struct tree *tree, struct access *access, uint64_t inode, struct t
     *out = (struct tree_view){
         .state = state,
         .length = tree->backing->state[state].size,
-        .writable = state == 0 && tree->backing->writable,
+        .writable = state == 0 ? tree->backing->writable : state == tree->backing->scratch,
     };
     if (part == STATE_DISK)
         return 0;
-    if (part <= STATE_PARTITION)
+    if (part <= STATE_PARTITION || part >= STATE_POINT)
         return -EISDIR;
     entered = enter(tree, access, state);
     if (!entered)

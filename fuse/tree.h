@@ -8,6 +8,10 @@
  *     snapshots/NAME/disk
  *     snapshots/NAME/partitions/1 ...
  *
+ * and, if files are shown, files/1 ... (or files/disk, without a table of partitions) and the same
+ * of snapshots: the root folders of file systems (contents.h). Of state 0, and where there is a
+ * state to throw away, a file system of another kind has an empty folder, for the kernel's mount.
+ *
  * Inode numbers are made of what they stand for and never change. Every drive and partition is a
  * view: a range of a state of the backing. Tables of partitions are read when they are first asked
  * for; that of a drive which may be written again when something has been written to it.
@@ -27,9 +31,11 @@
 #define TREE_INFO       UINT64_C(2)
 #define TREE_SNAPSHOTS  UINT64_C(3)
 #define TREE_SERVER     UINT64_C(4) /* not listed: a link to the number of the process that serves */
+#define TREE_SCRATCH    ".scratch"  /* not listed: the state that is thrown away, if there is one */
 #define TREE_BLOCK      (1u << 20)  /* what a program should read at a time */
 #define TREE_NAME_BYTES (VDISK_NAME_MAX + 1)
 
+struct contents;
 struct tree;
 
 /* A range of a state. */
@@ -39,8 +45,9 @@ struct tree_view {
     bool writable;
 };
 
-/* The backing must outlive it. NULL without memory. */
-struct tree *tree_new(struct backing *backing);
+/* The backing, and the contents, must outlive it; `contents` NULL: no files are shown. NULL without
+ * memory. */
+struct tree *tree_new(struct backing *backing, struct contents *contents);
 void tree_free(struct tree *tree);
 
 /* The inode of a name in a folder. -ENOENT, -ENOTDIR, -ENOMEM. */

@@ -10,6 +10,7 @@
  */
 #include "background.h"
 #include "backing.h"
+#include "kernel_mount.h"
 #include "mountpoint.h"
 #include "server.h"
 
@@ -37,15 +38,17 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define SERVED     "vdiskd:"
-#define SYSTEM_LOG "syslog"
-#define LOG_SOCKET "/dev/log"
+#define SERVED        "vdiskd:"
+#define SYSTEM_LOG    "syslog"
+#define LOG_SOCKET    "/dev/log"
+#define SCRATCH_BYTES (UINT64_C(1) << 30) /* journals are smaller */
 
 struct mount {
     struct keyopt key;
     struct option_size key_fd;
     const char *key_kind, *base, *log, *socket;
-    bool write, foreground;
+    bool write, files, foreground;
+    bool by_kernel; /* file systems of other kinds, once we are up */
     const char *operand, *folder;
     struct imagespec spec;
     char *image; /* whole path; NULL: a vdiskd serves it */
@@ -133,6 +136,7 @@ static int open_image(struct mount *mount)
 {
     const struct backing_image_options options = {
         .path = mount->image,
+        .shown = mount->spec.path,
         .snapshot = mount->spec.snapshot,
         .base = mount->base,
         .unlocked = mount->unlocked,
@@ -154,6 +158,7 @@ static int open_engine(struct mount *mount)
 {
     const struct backing_image_options options = {
         .path = mount->image,
+        .shown = mount->spec.path,
         .snapshot = "",
         .unlocked = mount->unlocked,
     };
@@ -231,6 +236,20 @@ static int confine(const struct mount *mount)
     return rc < 0 ? report(NULL, rc, &error) : STATUS_DONE;
 }
 
+/* So that the kernel can replay journals. */
+static int add_scratch(struct mount *mount)
+{
+    struct backing *with;
+
+    if (!mount->by_kernel)
+        return STATUS_DONE;
+    with = backing_with_scratch(mount->backing, SCRATCH_BYTES);
+    if (!with)
+        return report(mount->operand, -ENOMEM, NULL);
+    mount->backing = with;
+    return STATUS_DONE;
+}
+
 /* ---- running ---- */
 
 static void is_up(void *opaque)
@@ -243,8 +262,11 @@ static void is_up(void *opaque)
 
 static int serve(struct mount *mount, int device)
 {
-    const struct server_options options = {
-        .backing = mount->backing, .device = device, .up = is_up, .opaque = mount};
+    const struct server_options options = {.backing = mount->backing,
+                                           .device = device,
+                                           .up = is_up,
+                                           .opaque = mount,
+                                           .files = mount->files};
     struct server *server;
     int rc = server_new(&options, &server);
 
@@ -260,7 +282,8 @@ static int mount_and_serve(struct mount *mount)
 {
     struct vdisk_error error = {.code = 0};
     int device, status;
-    int rc = mountpoint_mount(mount->folder, mount->operand, mount->write, &device, &error);
+    int rc = mountpoint_mount(mount->folder, mount->operand, mount->write || mount->by_kernel,
+                              &device, &error);
 
     if (rc)
         return report(mount->folder, rc, &error);
@@ -301,6 +324,8 @@ static int run(struct mount *mount)
     interrupt_catch(); /* from here on there is something to tidy up */
     status = is_served ? open_served(mount) : open_image(mount);
     if (status == STATUS_DONE)
+        status = add_scratch(mount);
+    if (status == STATUS_DONE)
         status = mount_and_serve(mount);
     if (mount->backing)
         status = close_backing(mount, status);
@@ -313,6 +338,7 @@ static int parse(struct mount *mount, int argc, char **argv)
 {
     const struct option_spec own[] = {
         {"write", OPTION_FLAG, &mount->write, NULL, "the drive may be written"},
+        {"files", OPTION_FLAG, &mount->files, NULL, "also the files of ext2, ext3 and ext4"},
         {"foreground", OPTION_FLAG, &mount->foreground, NULL, "stays, and logs to standard error"},
         {"log", OPTION_TEXT, &mount->log, "FILE", "logs there; `syslog` is the system's log"},
         {"socket", OPTION_TEXT, &mount->socket, "PATH",
@@ -361,8 +387,12 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     log_open(false);
     status = parse(&mount, argc, argv);
-    if (status == OPTIONS_GO_ON && !mount.foreground)
+    mount.by_kernel = mount.files && !mount.write && !mount.foreground && kernel_mount_may();
+    if (status == OPTIONS_GO_ON && !mount.foreground) {
         status = background_begin(&mount.background);
+        if (status == STATUS_DONE && mount.by_kernel)
+            kernel_mount_all(mount.folder);
+    }
     if (status != OPTIONS_GO_ON)
         return status;
     status = vd_process_harden();

@@ -23,7 +23,7 @@ make_tree() {
     ln -s "/deep/$(printf 'a/%.0s' {1..60})" "$1/long-link"
     ln "$1/text" "$1/deep/a/b/hard"
     local i
-    for i in {1..700}; do echo "$i" >"$1/many/file-number-$i"; done
+    for i in {1..298}; do echo "$i" >"$1/many/file-number-$i"; done
     echo odd >"$1/many/$(printf 'caf\303\251 \360\237\230\200 \377 name')"
     echo longest >"$1/many/$(printf 'n%.0s' {1..255})"
     chmod 4755 "$1/one"
@@ -49,4 +49,19 @@ ext_image() {
     rm -f "$1"
     truncate -s "$2" "$1"
     mke2fs -q -F -d "$3" "${@:4}" "$1" >.out 2>.err || { not_ok "mke2fs ${*:4}"; return 1; }
+}
+
+# hurt_file IMAGE PATH: changes bytes of the image, such that the file cannot be read and the rest
+# can. Places are tried one after the other.
+hurt_file() {
+    local at size
+    size=$(stat -c %s "$1")
+    cp "$1" whole.vdk
+    for ((at = size / 4; at < size; at += 150001)); do
+        cp whole.vdk "$1"
+        printf 'altered!' | dd of="$1" bs=8 seek="$((at / 8))" conv=notrunc status=none
+        vdisk cp "$1:$2" - >.out 2>.err
+        [ $? = 4 ] && vdisk ls "$1:/lost+found" >.out 2>.err && break
+    done
+    rm whole.vdk
 }

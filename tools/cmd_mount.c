@@ -27,7 +27,7 @@
 struct mount {
     struct keyopt key;
     const char *log, *base, *socket, *vm;
-    bool write;
+    bool write, files;
 };
 
 /* ---- mount ---- */
@@ -63,6 +63,7 @@ static int become(const struct mount *mount, const char *operand, const char *fo
         launch_add(&words, "--key-kind=%s", launch_key_kind(key->kind));
     }
     launch_flag(&words, "write", mount->write);
+    launch_flag(&words, "files", mount->files);
     status = set_socket(mount, &words);
     if (mount->log)
         launch_add(&words, "--log=%s", mount->log);
@@ -100,6 +101,8 @@ static int start(const struct mount *mount, const char *operand, const char *fol
         return report(spec.path, -errno, NULL);
     if (spec.snapshot[0] && mount->write)
         return report_usage("mount", "%s names a snapshot, which nobody may write", operand);
+    if (mount->files && mount->write)
+        return report_usage("mount", "--files is for reading, it does not go with --write");
     status = keyopt_load(&mount->key, KEYOPT_OPEN, "mount", spec.path, &held);
     if (status == STATUS_DONE)
         status = become(mount, operand, folder, &held.key);
@@ -112,6 +115,8 @@ int cmd_mount(int argc, char **argv)
     struct mount mount = {.key = {.prefix = ""}};
     const struct option_spec own[] = {
         {"write", OPTION_FLAG, &mount.write, NULL, "`disk` and its partitions may be written"},
+        {"files", OPTION_FLAG, &mount.files, NULL,
+         "also the files of ext2, ext3 and ext4 file systems, in files/1 ..., to read"},
         {"log", OPTION_TEXT, &mount.log, "FILE", "what goes wrong is told there (syslog)"},
         {"socket", OPTION_TEXT, &mount.socket, "PATH",
          "of vdiskd's management (" CTL_DEFAULT_SOCKET ")"},
