@@ -38,10 +38,10 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#define SCRATCH_BYTES (UINT64_C(1) << 30) /* journals are smaller */
 #define SERVED        "vdiskd:"
 #define SYSTEM_LOG    "syslog"
 #define LOG_SOCKET    "/dev/log"
-#define SCRATCH_BYTES (UINT64_C(1) << 30) /* journals are smaller */
 
 struct mount {
     struct keyopt key;
@@ -213,6 +213,20 @@ static int open_served(struct mount *mount)
     return rc ? report(mount->operand, rc, &error) : STATUS_DONE;
 }
 
+/* So that the kernel can replay journals. */
+static int add_scratch(struct mount *mount)
+{
+    struct backing *with;
+
+    if (!mount->by_kernel)
+        return STATUS_DONE;
+    with = backing_with_scratch(mount->backing, SCRATCH_BYTES);
+    if (!with)
+        return report(mount->operand, -ENOMEM, NULL);
+    mount->backing = with;
+    return STATUS_DONE;
+}
+
 /* ---- giving up ---- */
 
 /* Of files there is the image's folder; the bases of an overlay may be anywhere, to be read. */
@@ -234,20 +248,6 @@ static int confine(const struct mount *mount)
         rc = confine_syscalls(&(struct confine_calls){.only_local = true}, &error);
     free(folder);
     return rc < 0 ? report(NULL, rc, &error) : STATUS_DONE;
-}
-
-/* So that the kernel can replay journals. */
-static int add_scratch(struct mount *mount)
-{
-    struct backing *with;
-
-    if (!mount->by_kernel)
-        return STATUS_DONE;
-    with = backing_with_scratch(mount->backing, SCRATCH_BYTES);
-    if (!with)
-        return report(mount->operand, -ENOMEM, NULL);
-    mount->backing = with;
-    return STATUS_DONE;
 }
 
 /* ---- running ---- */
@@ -365,6 +365,8 @@ static int parse(struct mount *mount, int argc, char **argv)
         return status;
     mount->operand = operands[0];
     mount->folder = operands[1];
+    if (mount->write && mount->files)
+        return report_usage(NULL, "--files is for reading, it does not go with --write");
     if (mount->write && strncmp(mount->operand, SERVED, strlen(SERVED)) == 0)
         return report_usage(NULL, "what vdiskd shows is a snapshot, which nobody may write");
     return status;
@@ -387,12 +389,13 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     log_open(false);
     status = parse(&mount, argc, argv);
+    if (status != OPTIONS_GO_ON)
+        return status;
     mount.by_kernel = mount.files && !mount.write && !mount.foreground && kernel_mount_may();
-    if (status == OPTIONS_GO_ON && !mount.foreground) {
+    if (!mount.foreground)
         status = background_begin(&mount.background);
-        if (status == STATUS_DONE && mount.by_kernel)
-            kernel_mount_all(mount.folder);
-    }
+    if (status == STATUS_DONE && mount.by_kernel) /* we are who waited */
+        kernel_mount_all(mount.folder);
     if (status != OPTIONS_GO_ON)
         return status;
     status = vd_process_harden();

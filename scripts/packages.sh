@@ -21,7 +21,7 @@ DEMO_PACKAGES=(
 # On top of these, for `make check`.
 TEST_PACKAGES=(
     libcmocka-dev
-    e2fsprogs openssl
+    e2fsprogs fdisk dosfstools xfsprogs openssl
     python3 python3-libnbd
     fio libnbd-bin qemu-utils qemu-system-x86 curl
     valgrind acpica-tools socat passt

@@ -4,6 +4,8 @@
 # they were made of; and, as root, file systems that only the kernel can read.
 # shellcheck source=tests/lib.sh
 . "$VDISK_SRC/tests/lib.sh"
+# shellcheck source=tests/lib_serve.sh
+. "$VDISK_SRC/tests/lib_serve.sh"
 # shellcheck source=tests/lib_files.sh
 . "$VDISK_SRC/tests/lib_files.sh"
 export TZ=UTC
@@ -99,6 +101,26 @@ is 'and a line in the log' "$(grep -c 'event=read-failed.*files/disk' log)" 1
 t 'others are there' ls mnt/files/disk/lost+found
 vdisk umount mnt
 fails 2 'for reading' 'files are not shown of what may be written' vdisk mount fs.vdk mnt --files --write
+
+# ---- one that is in use ----
+
+up vdiskd --export "vm=gpt.vdk,key-file=key,snapshots" --nbd "unix:$PWD/nbd" --socket "$PWD/control/socket" ||
+    not_ok 'vdiskd starts'
+t 'a drive that a daemon serves' vdisk cp vdiskd:vm:/text - --partition 1 --socket control/socket
+same 'can be looked at' .out tree/text
+json 'as well as listed' "d['partition'] == 2 and 'book' in [e['name'] for e in d['entries']]" \
+    vdisk ls --json vdiskd:vm:/ --partition 2 --socket control/socket
+t 'a snapshot of it' vdisk cp vdiskd:vm@before:/etc/fstab - --partition 1 --socket control/socket
+same 'too' .out tree/etc/fstab
+t 'and mounted' vdisk mount vdiskd:vm mnt --files --socket control/socket
+same_tree 'with its files' data mnt/files/2
+vdisk umount mnt
+json 'nothing of that stays' "[s['name'] for s in d['result']] == ['before']" \
+    vdisk ctl --socket control/socket snapshot-list vm --json
+fails 1 'no.*export' 'an export that is not there' vdisk ls vdiskd:other:/ --socket control/socket
+fails 1 'management' 'no daemon' vdisk ls vdiskd:vm:/ --socket "$PWD/nothing"
+fails 2 'are for vdiskd' 'an image has no socket' vdisk ls gpt.vdk:/ --socket "$PWD/nothing"
+down 'the daemon ends'
 
 # ---- the kernel's own ----
 

@@ -114,7 +114,7 @@ int cmd_cp(int argc, char **argv)
     };
     const struct usage usage = {
         .command = "cp",
-        .operands = "IMAGE[@SNAPSHOT]:/PATH DEST",
+        .operands = "IMAGE[@SNAPSHOT]|vdiskd:EXPORT[@SNAPSHOT]:/PATH DEST",
         .about =
             "Copies a file, or with --recursive a folder, out of the drive, without mounting\n"
             "anything; `-` is standard output. Holes, permissions and times are kept, owners are\n"

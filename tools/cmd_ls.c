@@ -222,7 +222,7 @@ int cmd_ls(int argc, char **argv)
     };
     const struct usage usage = {
         .command = "ls",
-        .operands = "IMAGE[@SNAPSHOT]:/PATH",
+        .operands = "IMAGE[@SNAPSHOT]|vdiskd:EXPORT[@SNAPSHOT]:/PATH",
         .about =
             "Lists a folder, or a file, on the drive, without mounting anything: mode, links,\n"
             "owner, group, size in bytes, time of the last change, name. It reads ext2, ext3 and\n"

@@ -4,12 +4,19 @@
  */
 #include "lookin.h"
 
+#include "ctl_client.h"
+#include "interrupt.h"
 #include "report.h"
+#include "rundir.h"
 
 #include <errno.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#define SERVED "vdiskd:"
 
 static int split(struct lookin *in, const char *command)
 {
@@ -45,12 +52,100 @@ static int find(struct lookin *in, const char *command, const struct lookin_opti
     if (options->partition.given &&
         (options->partition.value == 0 || options->partition.value > UINT_MAX))
         return report_usage(command, "partitions are counted from 1 on");
-    drive_of_image(&in->drive, in->session.image, in->session.snapshot);
     result = findfs_open(&in->drive, (unsigned)options->partition.value, &in->found, &error);
     if (result)
         return report(in->image, result, &error);
     say_what_is_missing(in);
     return STATUS_DONE;
+}
+
+/* ---- what a vdiskd serves ---- */
+
+static int read_served(struct drive *drive, uint64_t offset, void *data, uint64_t length)
+{
+    struct access *access = drive->owner;
+
+    return access->ops->read(access, 0, offset, data, length);
+}
+
+static int find_socket(const struct lookin_options *options, char path[RUNDIR_BYTES + 16])
+{
+    struct vdisk_error error = {0};
+    char folder[RUNDIR_BYTES];
+    int result = rundir_find(options->vm, folder, &error);
+
+    if (result)
+        return report(NULL, result, &error);
+    (void)snprintf(path, RUNDIR_BYTES + 16, "%s/disks/socket", folder);
+    return STATUS_DONE;
+}
+
+static int open_served(struct lookin *in, const struct lookin_options *options)
+{
+    char path[RUNDIR_BYTES + 16], *export = strdup(in->image + strlen(SERVED));
+    char *at = export ? strrchr(export, '@') : NULL;
+    struct backing_served_options served = {
+        .socket = options->socket ? options->socket : CTL_DEFAULT_SOCKET,
+        .export = export,
+        .snapshot = at ? at + 1 : NULL,
+    };
+    struct vdisk_error error = {0};
+    int result, status = export ? STATUS_DONE : report(in->image, -ENOMEM, NULL);
+
+    if (at)
+        *at = '\0';
+    if (status == STATUS_DONE && options->vm) {
+        status = find_socket(options, path);
+        served.socket = path;
+    }
+    if (status != STATUS_DONE) {
+        free(export);
+        return status;
+    }
+    if (access(served.socket, F_OK)) {
+        free(export);
+        return report_text(served.socket, -errno, "there is no management of a vdiskd: %s",
+                           vdisk_strerror(-errno));
+    }
+    interrupt_catch(); /* a snapshot is to be removed */
+    result = backing_open_served(in->image, &served, &in->served, &error);
+    free(export);
+    if (result == 0)
+        result = in->served->ops->open(in->served, &in->access, &error);
+    if (result)
+        return report(in->image, result, &error);
+    in->drive =
+        (struct drive){.size = in->served->state[0].size, .read = read_served, .owner = in->access};
+    return STATUS_DONE;
+}
+
+static int close_served(struct lookin *in, int status)
+{
+    struct vdisk_error error = {0};
+    int result;
+
+    if (in->access)
+        in->access->ops->close(in->access);
+    result = in->served ? in->served->ops->close(in->served, &error) : 0;
+    return result && status == STATUS_DONE ? report(in->image, result, &error) : status;
+}
+
+/* ---- both ---- */
+
+static int open_drive(struct lookin *in, const char *command, const struct lookin_options *options,
+                      int flags)
+{
+    int status;
+
+    if (strncmp(in->image, SERVED, strlen(SERVED)) == 0)
+        return open_served(in, options);
+    if (options->socket || options->vm)
+        return report_usage(command, "--socket and --vm are for " SERVED "EXPORT");
+    status =
+        session_open(&in->session, command, in->image, &options->session, SESSION_SNAPSHOT | flags);
+    if (status == STATUS_DONE)
+        drive_of_image(&in->drive, in->session.image, in->session.snapshot);
+    return status;
 }
 
 int lookin_open(struct lookin *in, const char *command, const char *operand,
@@ -62,19 +157,16 @@ int lookin_open(struct lookin *in, const char *command, const char *operand,
     in->operand = operand;
     status = split(in, command);
     if (status == STATUS_DONE)
-        status = session_open(&in->session, command, in->image, &options->session,
-                              SESSION_SNAPSHOT | flags);
-    if (status != STATUS_DONE) {
-        free(in->image);
-        return status;
-    }
-    status = find(in, command, options);
+        status = open_drive(in, command, options, flags);
+    if (status == STATUS_DONE)
+        status = find(in, command, options);
     return status == STATUS_DONE ? status : lookin_close(in, status);
 }
 
 int lookin_close(struct lookin *in, int status)
 {
     findfs_close(&in->found);
+    status = close_served(in, status);
     status = session_close(&in->session, status);
     free(in->image);
     return status;
@@ -89,6 +181,7 @@ int lookin_fail(struct lookin *in, const char *path, int code)
                            "the file system is damaged there; `e2fsck` in the guest "
                            "may mend it");
     if (code == VDISK_E_NOT_AUTHENTIC)
-        return report(path, code, vdisk_last_error(in->session.image));
+        return report(path, code,
+                      in->access ? &in->access->error : vdisk_last_error(in->session.image));
     return report_text(path, code, "%s", vdisk_strerror(code));
 }
