@@ -86,6 +86,7 @@ struct backing {
  * as those of vdisk_open(); VDISK_E_NOT_FOUND: no such snapshot. */
 struct backing_image_options {
     const char *path, *snapshot, *base;
+    const char *shown;                     /* the path in info.json */
     const struct vdisk_unlocked *unlocked; /* copied */
 };
 int backing_open_image(const char *name, const struct backing_image_options *options,

@@ -37,7 +37,7 @@ enum order_kind {
 
 struct engine {
     struct backing backing;
-    char *path;
+    char *path, *shown;
     struct vdisk_unlocked *unlocked;
     struct vdisk_public_info public_info;
     pthread_t thread;
@@ -346,7 +346,7 @@ static int engine_info(struct access *access, char **text)
     struct order order = {.kind = ORDER_INFO, .info = &info};
     int result = run(access, &order);
 
-    return result ? result : backing_describe(engine->path, &engine->public_info, &info, text);
+    return result ? result : backing_describe(engine->shown, &engine->public_info, &info, text);
 }
 
 static void close_access(struct access *access)
@@ -441,6 +441,7 @@ static void free_engine(struct engine *engine)
     sem_destroy(&engine->begun);
     free(engine->backing.state);
     free(engine->path);
+    free(engine->shown);
     free(engine);
 }
 
@@ -497,8 +498,9 @@ int backing_open_engine(const char *name, const struct backing_image_options *op
     };
     sem_init(&engine->begun, 0, 0);
     engine->path = strdup(options->path);
+    engine->shown = strdup(options->shown);
     engine->unlocked = vdisk_unlocked_copy(options->unlocked);
-    if (engine->path && engine->unlocked)
+    if (engine->path && engine->shown && engine->unlocked)
         result = vdisk_probe(engine->path, &engine->public_info, &engine->error);
     if (result == 0)
         result = start(engine);

@@ -16,7 +16,7 @@
 
 struct image_backing {
     struct backing backing;
-    const char *path, *base;
+    const char *path, *base, *shown;
     struct vdisk_unlocked *unlocked;
     struct vdisk_image *image;
     char *info;
@@ -185,7 +185,7 @@ static int describe(struct image_backing *of, struct vdisk_error *error)
     vdisk_get_info(of->image, &info);
     of->backing.has_base = info.has_base;
     of->backing.used_bytes = info.has_base ? 0 : info.used_bytes;
-    result = backing_describe(of->path, &public_info, &info, &of->info);
+    result = backing_describe(of->shown, &public_info, &info, &of->info);
     return result ? error_set(error, result, "%s", vdisk_strerror(result)) : 0;
 }
 
@@ -204,6 +204,7 @@ int backing_open_image(const char *name, const struct backing_image_options *opt
         .threads = backing_reading_threads(),
     };
     of->path = options->path;
+    of->shown = options->shown;
     of->base = options->base;
     of->unlocked = vdisk_unlocked_copy(options->unlocked);
     result = of->unlocked ? open_image(of, &of->image, error)

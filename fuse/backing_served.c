@@ -252,13 +252,8 @@ int backing_open_served(const char *name, const struct backing_served_options *o
     };
     result =
         inspect_begin(&of->inspect, options->socket, options->export, options->snapshot, error);
-    if (result == 0) {
+    if (result == 0)
         result = connect_to(of, of->inspect.snapshot, &of->first, error);
-        if (result == VDISK_E_NOT_FOUND || result == -ENOENT)
-            result = error_set(error, result,
-                               "vdiskd does not show snapshots of this export; it must be "
-                               "added with `snapshots`");
-    }
     if (result == 0) {
         result = find_states(of);
         if (result == 0)

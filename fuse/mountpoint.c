@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * See mountpoint.h. fusermount3 is handed one end of a pair of sockets, by the environment variable
- * _FUSE_COMMFD; it sends /dev/fuse through it, and waits for its end to be closed.
+ * _FUSE_COMMFD, and sends /dev/fuse through it.
+ *
+ * Its option auto_unmount would take away what is left of a mount, but in Debian 12 it does not for
+ * who has no rights (it looks as root, whom the kernel does not let in). So a process of ours waits
+ * for the end of the one that serves: a shell, since it should know nothing that we know.
  */
 #include "mountpoint.h"
 
@@ -146,7 +150,7 @@ struct helper {
     int complaints; /* what it writes to standard error */
 };
 
-/* Between fork and exec. It may stay, so nothing of ours is left with it. */
+/* Between fork and exec. */
 static void become(char *const argv[], int complaints, int channel)
 {
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -269,15 +273,47 @@ static int run_mount(const char *folder, const char *options, int *device,
         return error_set(error, rc, "%s", vdisk_strerror(rc));
     }
     rc = receive_device(ends[0], device);
-    if (rc == 0) { /* it stays until our end of the pair is closed, by our end */
-        close(helper.complaints);
-        return 0;
-    }
     close(ends[0]);
     (void)await(&helper, said);
+    if (rc == 0)
+        return 0;
     return error_set(error, rc, "%s %s%s", PROGRAM,
                      said[0] == 'i' || said[0] == 'd' ? "" : "says: ",
                      said[0] ? said : "gives no reason for not mounting");
+}
+
+/* A folder of a mount that is dead cannot be listed. It lets go of all that is ours. */
+static void become_keeper(const char *path, int end)
+{
+    static const char script[] =
+        "read -r _; ls \"$1\" >/dev/null 2>&1 || exec " PROGRAM " -u -z -q -- \"$1\"";
+    int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+
+    (void)setsid();
+    if (chdir("/") == 0 && dup2(end, STDIN_FILENO) >= 0 && dup2(null, STDOUT_FILENO) >= 0 &&
+        dup2(null, STDERR_FILENO) >= 0)
+        execl("/bin/sh", "vdisk-fuse", "-c", script, "vdisk-fuse", path, (char *)NULL);
+    _exit(127);
+}
+
+/* Starts it; it reads the end of a pipe, whose other end is open as long as this process lives. */
+static int keep(const char *folder, struct vdisk_error *error)
+{
+    char path[PATH_MAX];
+    int ends[2], rc = resolve(folder, path);
+    pid_t pid;
+
+    if (rc == 0 && pipe2(ends, O_CLOEXEC))
+        rc = -errno;
+    if (rc)
+        return error_set(error, rc, "%s", vdisk_strerror(rc));
+    pid = fork();
+    if (pid == 0)
+        become_keeper(path, ends[0]);
+    close(ends[0]);
+    if (pid < 0)
+        close(ends[1]);
+    return pid < 0 ? error_set(error, -EAGAIN, "%s", vdisk_strerror(-EAGAIN)) : 0;
 }
 
 static int check_folder(const char *folder, struct vdisk_error *error)
@@ -308,9 +344,11 @@ int mountpoint_mount(const char *folder, const char *source, bool writable, int 
 
     if (rc)
         return rc;
+    rc = keep(folder, error);
+    if (rc)
+        return rc;
     put_source(name, source);
-    (void)snprintf(options, sizeof(options),
-                   "%s,nosuid,nodev,noexec,auto_unmount,subtype=vdisk,fsname=%s",
+    (void)snprintf(options, sizeof(options), "%s,nosuid,nodev,noexec,subtype=vdisk,fsname=%s",
                    writable ? "rw" : "ro", name);
     return run_mount(folder, options, device, error);
 }

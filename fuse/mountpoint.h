@@ -3,8 +3,8 @@
  * Folders at which drives are mounted: through fusermount3, for root as for others, and told by the
  * kernel's list of mounts.
  *
- * A mount lasts as long as the process that made it: fusermount3 stays, and takes it away when that
- * process ends, however it does.
+ * A mount lasts as long as the process that made it: another one stays, and takes it away when that
+ * process has ended, however it did.
  */
 #ifndef FUSE_MOUNTPOINT_H
 #define FUSE_MOUNTPOINT_H

@@ -271,6 +271,59 @@ static void do_releasedir(fuse_req_t request, fuse_ino_t folder, struct fuse_fil
         (void)fuse_reply_err(request, 0);
 }
 
+/* ---- what there is not ---- */
+
+static void refuse_name(fuse_req_t request, fuse_ino_t folder, const char *name)
+{
+    (void)folder;
+    (void)name;
+    fail(request, -EROFS);
+}
+
+static void refuse_create(fuse_req_t request, fuse_ino_t folder, const char *name, mode_t mode,
+                          struct fuse_file_info *file)
+{
+    (void)mode;
+    (void)file;
+    refuse_name(request, folder, name);
+}
+
+static void refuse_mknod(fuse_req_t request, fuse_ino_t folder, const char *name, mode_t mode,
+                         dev_t device)
+{
+    (void)mode;
+    (void)device;
+    refuse_name(request, folder, name);
+}
+
+static void refuse_mkdir(fuse_req_t request, fuse_ino_t folder, const char *name, mode_t mode)
+{
+    (void)mode;
+    refuse_name(request, folder, name);
+}
+
+static void refuse_symlink(fuse_req_t request, const char *target, fuse_ino_t folder,
+                           const char *name)
+{
+    (void)target;
+    refuse_name(request, folder, name);
+}
+
+static void refuse_link(fuse_req_t request, fuse_ino_t inode, fuse_ino_t folder, const char *name)
+{
+    (void)inode;
+    refuse_name(request, folder, name);
+}
+
+static void refuse_rename(fuse_req_t request, fuse_ino_t from, const char *name, fuse_ino_t to,
+                          const char *new_name, unsigned flags)
+{
+    (void)to;
+    (void)new_name;
+    (void)flags;
+    refuse_name(request, from, name);
+}
+
 /* ---- open files ---- */
 
 static int open_view(struct server *server, struct access *access, struct handle *handle,
@@ -597,6 +650,14 @@ const struct fuse_lowlevel_ops operations = {
     .readdir = do_readdir,
     .readdirplus = do_readdirplus,
     .releasedir = do_releasedir,
+    .create = refuse_create,
+    .mknod = refuse_mknod,
+    .mkdir = refuse_mkdir,
+    .unlink = refuse_name,
+    .rmdir = refuse_name,
+    .symlink = refuse_symlink,
+    .link = refuse_link,
+    .rename = refuse_rename,
     .open = do_open,
     .release = do_release,
     .read = do_read,

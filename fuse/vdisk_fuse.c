@@ -136,6 +136,7 @@ static int open_image(struct mount *mount)
 {
     const struct backing_image_options options = {
         .path = mount->image,
+        .shown = mount->spec.path,
         .snapshot = mount->spec.snapshot,
         .base = mount->base,
         .unlocked = mount->unlocked,
@@ -157,6 +158,7 @@ static int open_engine(struct mount *mount)
 {
     const struct backing_image_options options = {
         .path = mount->image,
+        .shown = mount->spec.path,
         .snapshot = "",
         .unlocked = mount->unlocked,
     };

@@ -142,9 +142,10 @@ kill -9 "$(server_of m)"
 t 'kill -9 leaves no mount' until_true 10 gone m
 t 'it is mounted for the last time' vdisk mount a.vdk m
 server=$(server_of m)
-helper=$(ps -o pid= --ppid "$server" -C fusermount3 | head -1)
-kill -9 ${helper:+"$helper"} "$server"
+mapfile -t helpers < <(pgrep -P "$server") # who would take it away
+kill -9 "${helpers[@]}" "$server"
 until_true 10 ended "$server"
+fails 1 'whose server has ended' 'what is left of it is told' vdisk mount a.vdk m
 t 'a dead mount is taken away' vdisk umount m
 t 'and the place is as before' rmdir m
 mkdir m
@@ -194,26 +195,35 @@ t 'it is unmounted all the same' vdisk umount m
 
 # ---- without rights ----
 
+# In a place that nobody can reach, and with a /dev/fuse for all, as udev makes it.
 as_nobody() { setpriv --reuid 65534 --regid 65534 --clear-groups "$@"; }
-if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null; then
-    place=$(mktemp -d /tmp/vdisk-fuse.XXXXXX)
-    # shellcheck disable=SC2064 # its name is known now
-    trap "fuse_clean; umount -l '$place/m' 2>/dev/null; rm -rf '$place'" EXIT
-    cp "$VDISK" "$VDISK_ROOT/vdisk-fuse" a.vdk key "$place"
-    mkdir "$place/m"
-    chown -R 65534:65534 "$place"
-    chmod -R u=rwX,go= "$place"
-    chmod 755 "$place" "$place/vdisk" "$place/vdisk-fuse"
-    cd "$place" || exit 1
-    t 'who has no rights mounts, too' as_nobody env VDISK_KEY_FILE="$place/key" ./vdisk mount a.vdk m
-    as_nobody cat m/disk | cmp - "$OLDPWD/disk" >.out 2>&1
+without_rights() {
+    local server
+    mknod dev-fuse c 10 229 && chmod 666 dev-fuse && mount --bind dev-fuse /dev/fuse || return
+    cd "$1" || return
+    t 'who has no rights mounts, too' as_nobody ./vdisk mount a.vdk m
+    as_nobody cat m/disk | cmp - "$OLDPWD/disk" >.out 2>.err
     verdict 'and reads' $?
-    is 'and nobody else' "$(cat m/disk 2>&1 | wc -c)" "$(echo 'cat: m/disk: Permission denied' | wc -c)"
+    is 'and nobody else' "$(cat m/disk 2>/dev/null | wc -c)" 0
     server=$(as_nobody readlink m/.server)
     t 'and unmounts' as_nobody ./vdisk umount m
     t 'with the server gone' ended "$server"
-    t 'once more' as_nobody env VDISK_KEY_FILE="$place/key" ./vdisk mount a.vdk m
+    t 'once more' as_nobody ./vdisk mount a.vdk m
     as_nobody sh -c 'kill -9 "$(readlink m/.server)"'
-    t 'its dead mount goes as well' until_true 10 gone "$place/m"
-    cd "$OLDPWD" || exit 1
+    t 'its dead mount goes as well' until_true 10 gone "$1/m"
+}
+if [ "$(id -u)" != 0 ]; then
+    ok 'all of this was without rights'
+elif ! command -v setpriv >/dev/null || ! unshare --mount true 2>/dev/null; then
+    skip 'who has no rights mounts, too' 'no setpriv, or no namespaces'
+else
+    place=$(mktemp -d /tmp/vdisk-fuse.XXXXXX)
+    # shellcheck disable=SC2064 # its name is known now
+    trap "fuse_clean; rm -rf '$place'" EXIT
+    cp "$VDISK" "$VDISK_ROOT/vdisk-fuse" a.vdk key "$place"
+    mkdir "$place/m"
+    chown -R 65534:65534 "$place"
+    chmod 755 "$place" "$place/vdisk" "$place/vdisk-fuse"
+    export -f as_nobody without_rights t ok not_ok verdict is until_true gone mounted ended
+    VDISK_KEY_FILE=$place/key unshare --mount bash -c "without_rights '$place'"
 fi
