@@ -21,11 +21,13 @@
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define PROGRAM         "fusermount3"
 #define COMPLAINT_BYTES 256u
+#define READ_AHEAD_KIB  4096u /* several requests under way */
 #define SOURCE_BYTES    256u
 #define OPTIONS_BYTES   (2 * SOURCE_BYTES + 80u)
 
@@ -351,6 +353,23 @@ int mountpoint_mount(const char *folder, const char *source, bool writable, int 
     (void)snprintf(options, sizeof(options), "%s,nosuid,nodev,noexec,subtype=vdisk,fsname=%s",
                    writable ? "rw" : "ro", name);
     return run_mount(folder, options, device, error);
+}
+
+void mountpoint_read_ahead(const char *folder)
+{
+    struct stat status;
+    char path[64];
+    FILE *file;
+
+    if (geteuid() != 0 || stat(folder, &status)) /* waits until the kernel knows its own limit */
+        return;
+    (void)snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", major(status.st_dev),
+                   minor(status.st_dev));
+    file = fopen(path, "we");
+    if (!file)
+        return;
+    (void)fprintf(file, "%u\n", READ_AHEAD_KIB);
+    (void)fclose(file);
 }
 
 /* ---- taking away ---- */
