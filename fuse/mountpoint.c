@@ -74,10 +74,10 @@ static void unescape(char *text)
     char *to = text;
 
     for (const char *at = text; *at;) {
-        unsigned value;
+        if (at[0] == '\\' && at[1] && at[2] && at[3]) {
+            const char digits[] = {at[1], at[2], at[3], 0};
 
-        if (*at == '\\' && sscanf(at + 1, "%3o", &value) == 1) {
-            *to++ = (char)value;
+            *to++ = (char)strtoul(digits, NULL, 8);
             at += 4;
         } else {
             *to++ = *at++;
@@ -177,6 +177,7 @@ static int start(struct helper *helper, char *const argv[], int channel)
 {
     int ends[2];
 
+    *helper = (struct helper){.complaints = -1};
     if (pipe2(ends, O_CLOEXEC))
         return -errno;
     helper->pid = fork();
@@ -389,7 +390,7 @@ static int last_below(const char *path, char below[PATH_MAX])
         (void)look_at(line, path, &is_ours, &point);
         if (point && strncmp(point, path, length) == 0 && point[length] == '/' &&
             strlen(point) < PATH_MAX) {
-            strcpy(below, point);
+            memcpy(below, point, strlen(point) + 1);
             found = 1;
         }
     }

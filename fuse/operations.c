@@ -379,9 +379,9 @@ static void do_release(fuse_req_t request, fuse_ino_t inode, struct fuse_file_in
 {
     struct handle *handle = handle_of(file);
 
-    if (!contents_has(inode)) {
+    if (!contents_has(inode) && file->fh) {
         free(handle->text);
-        free(handle);
+        free(handle); /* NOLINT(clang-analyzer-unix.Malloc): not the one that is none */
     }
     (void)fuse_reply_err(request, 0);
 }
