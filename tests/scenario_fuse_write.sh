@@ -5,6 +5,7 @@
 . "$VDISK_SRC/tests/lib.sh"
 # shellcheck source-path=SCRIPTDIR source=lib_fuse.sh
 . "$VDISK_SRC/tests/lib_fuse.sh"
+need_fuse
 
 vdisk create a.vdk --size 64M
 mkdir m
