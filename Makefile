@@ -312,10 +312,12 @@ analyze:
 bench: $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
 demo: all
 	@VDISK="$(abspath $(BUILD)/bin/vdisk)" bash scripts/demo.sh
-bench: all
+bench: all $(filter %/test_vm_suspend_ctl,$(TEST_PROGRAMS))
 	@VDISK="$(abspath $(BUILD)/bin/vdisk)" bash scripts/bench.sh
 	@VDISK="$(abspath $(BUILD)/bin/vdisk)" bash scripts/bench_serve.sh
 	@VDISK="$(abspath $(BUILD)/bin/vdisk)" bash scripts/bench_fuse.sh
+	@VDISK="$(abspath $(BUILD)/bin/vdisk)" bash scripts/bench_suspend.sh
+	@VDISK="$(abspath $(BUILD)/bin/vdisk)" bash scripts/bench_vm.sh
 
 MAN_PAGES := $(wildcard man/*.[1-8])
 COMPLETION := $(wildcard completion/vdisk)

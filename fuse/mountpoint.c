@@ -319,6 +319,23 @@ static int keep(const char *folder, struct vdisk_error *error)
     return pid < 0 ? error_set(error, -EAGAIN, "%s", vdisk_strerror(-EAGAIN)) : 0;
 }
 
+/* What the kernel knows of the folder it may tell all the same; a list it has to ask for. */
+static bool is_dead(const char *folder)
+{
+    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool is_dead = fd < 0 && errno == ENOTCONN;
+
+    if (fd >= 0)
+        close(fd);
+    return is_dead;
+}
+
+static int dead(struct vdisk_error *error)
+{
+    return error_set(error, -ENOTCONN,
+                     "a mount whose server has ended is left there; `vdisk umount` takes it away");
+}
+
 static int check_folder(const char *folder, struct vdisk_error *error)
 {
     struct stat status;
@@ -326,14 +343,14 @@ static int check_folder(const char *folder, struct vdisk_error *error)
 
     if (stat(folder, &status)) {
         if (errno == ENOTCONN)
-            return error_set(error, -ENOTCONN,
-                             "a mount whose server has ended is left there; `vdisk umount` "
-                             "takes it away");
+            return dead(error);
         return error_set(error, -errno, "%s", vdisk_strerror(-errno));
     }
     if (!S_ISDIR(status.st_mode))
         return error_set(error, -ENOTDIR, "is no folder to mount at");
     used = mountpoint_is_used(folder);
+    if (used > 0 && is_dead(folder))
+        return dead(error);
     if (used > 0)
         return error_set(error, VDISK_E_EXISTS, "a drive is mounted there already");
     return 0;

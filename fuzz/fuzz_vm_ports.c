@@ -46,7 +46,7 @@ struct machine {
     struct vm_rtc *rtc;
     struct vm_power *power;
     struct vm_ports *ports;
-    bool irq, sci, full;
+    bool irq, clock_irq, sci, full;
 };
 
 static int64_t now;
@@ -65,6 +65,14 @@ static void set_irq(void *opaque, bool high)
 
     require(machine->irq != high);
     machine->irq = high;
+}
+
+static void set_clock_irq(void *opaque, bool high)
+{
+    struct machine *machine = opaque;
+
+    require(machine->clock_irq != high);
+    machine->clock_irq = high;
 }
 
 static void set_sci(void *opaque, bool high)
@@ -113,8 +121,10 @@ static struct machine *make(void)
     const struct vm_power_events events = {set_sci, asked, asked, machine};
     const struct vm_serial_peer peer = {take_output, has_room, machine};
 
+    const struct vm_rtc_options clock = {.now = real_time, .irq = set_clock_irq, .opaque = machine};
+
     machine->serial = vm_serial_new(set_irq, machine);
-    machine->rtc = vm_rtc_new(real_time);
+    machine->rtc = vm_rtc_new(&clock);
     machine->power = vm_power_new(&events, monotonic);
     machine->ports = vm_ports_new(asked, machine);
     require(machine->serial && machine->rtc && machine->power && machine->ports);

@@ -52,7 +52,7 @@ ours() {
     "$vdisk" create "$dir/drive.vdk" --size 16M --key-file "$dir/key"
     run_ours --kernel "$dir/writes" --initrd "$dir/fill" --memory "${memory}M" --name bench
     letter 20
-    pid=$(pgrep -P "$guest" vdisk-vmm)
+    pid=$(child_named "$guest" vdisk-vmm)
     beyond_guest "$pid" "$memory" >>"$dir/ours.memory"
     begin=$(now_ms)
     "$vdisk" ctl --vm bench suspend "$dir/state.vdk" --key-file "$dir/key" --quiet
@@ -120,7 +120,7 @@ theirs() {
     end_theirs
     stat -c %s "$dir/state" >>"$dir/theirs.size"
     begin=$(now_ms)
-    cat "$dir/state" | wc -c >"$dir/log"
+    cat "$dir/state" >/dev/null
     echo $(($(now_ms) - begin)) >>"$dir/theirs.read"
     begin=$(now_ms)
     start_theirs -incoming defer
@@ -146,8 +146,8 @@ for ((run = 0; run < runs; run++)); do
 done
 row() { # TITLE UNIT NAME DIVISOR
     printf '%-46s %10.0f %10.0f %7.2fx\n' "$1, $2" \
-        "$(median "$dir/ours.$3" | awk -v d="$4" '{ print $1 / d }')" \
-        "$(median "$dir/theirs.$3" | awk -v d="$4" '{ print $1 / d }')" \
+        "$(median <"$dir/ours.$3" | awk -v d="$4" '{ print $1 / d }')" \
+        "$(median <"$dir/theirs.$3" | awk -v d="$4" '{ print $1 / d }')" \
         "$(median_ratio "$dir/theirs.$3" "$dir/ours.$3")"
 }
 printf '\na guest of %s MiB, medians of %s pairs; x: how many times as much QEMU takes\n' "$memory" "$runs"

@@ -5,7 +5,7 @@
 # kernel (Debian's cloud kernel), initrd, memory and processors. Runs take turns; figures are medians,
 # ratios medians of the ratios of runs that followed each other. Where /dev/kvm is of no use to
 # Linux, in the KVM lab (scripts/lab.sh): its processor is emulated, and only ratios say something.
-#   BENCH_RUNS (3)
+#   BENCH_RUNS (5)
 VDISK_SRC=${VDISK_SRC:-$(realpath "$(dirname "$0")/..")}
 : "${VDISK_LAB:=}" "${VDISK:=$VDISK_SRC/build/bin/vdisk}" "${TMPDIR:=}"
 VDISK=$(realpath "$VDISK")
@@ -20,34 +20,14 @@ export VDISK VDISK_SRC TMPDIR VDISK_VMM=vdisk-vmm-peer
 . "$VDISK_SRC/tests/lib_lab.sh"
 # shellcheck source-path=SCRIPTDIR source=bench_lib.sh
 . "$VDISK_SRC/scripts/bench_lib.sh"
-runs=${BENCH_RUNS:-3}
+runs=${BENCH_RUNS:-5}
 memory=256
-
-if lab_is_outside; then
-    lab_ready || exit 0
-    root_busybox guest
-    printf '#!/bin/sh\necho BOOT\nexec sleep 100000\n' >guest/init
-    chmod 755 guest/init
-    root_pack guest initrd
-    cp "$KERNEL_CACHE/cloud-amd64/vmlinuz" cloud
-    if ! kvm_is_fast; then
-        echo "BENCH_RUNS=$runs" >settings
-        lab "$VDISK_SRC/scripts/bench_vm.sh" serial $((600 + 300 * runs)) initrd cloud settings |
-            grep '^[^#o]'
-        grep -q '^LAB ends 0' serial && exit
-        tail -n 20 serial >&2
-        exit 1
-    fi
-    install -m 755 "$VDISK_SRC/tests/lab_peer.sh" vdisk-vmm-peer
-    PATH=$PWD:$PATH
-else
-    . ./settings
-    runs=$BENCH_RUNS
-fi
-
 kvmtool=$(command -v lkvm || command -v kvmtool)
 machines=(vdisk-vmm microvm ${kvmtool:+kvmtool})
 command='console=ttyS0 quiet panic=-1 mitigations=off'
+
+# ---- one run ----
+
 start() { # MACHINE PROCESSORS
     local options=(--kernel cloud --initrd initrd --memory "${memory}M" --cpus "$2" --command "$command"
         --console stdio)
@@ -60,7 +40,7 @@ start() { # MACHINE PROCESSORS
         ;;
     esac
 }
-# One run of it, into MACHINE.time and MACHINE.memory.
+# Says `FIGURE MACHINE PROCESSORS MILLISECONDS KIB`.
 boot() { # MACHINE PROCESSORS
     local line='' begin pid
     rm -f in out
@@ -69,10 +49,9 @@ boot() { # MACHINE PROCESSORS
     begin=$(now_ms)
     start "$@" <in >out 2>err 7>&- 8>&- &
     pid=$!
-    while [[ $line != BOOT* ]] && read -r -t 300 -u 8 line; do :; done
+    while [[ $line != BOOT* ]] && read -r -t 120 -u 8 line; do :; done
     if [[ $line = BOOT* ]]; then
-        echo $(($(now_ms) - begin)) >>"$1.time"
-        beyond_guest "$pid" "$memory" >>"$1.memory"
+        echo "FIGURE $1 $2 $(($(now_ms) - begin)) $(beyond_guest "$pid" "$memory")"
     else
         echo "# $1 does not come up: $(tail -n 1 err)"
     fi
@@ -80,27 +59,65 @@ boot() { # MACHINE PROCESSORS
     wait "$pid" 2>/dev/null
     exec 7>&- 8>&-
 }
-row() { # TITLE KIND
+each() {
+    local cpus machine
+    for cpus in 1 2; do
+        for machine in "${machines[@]}"; do boot "$machine" "$cpus"; done
+    done
+}
+if ! lab_is_outside; then
+    each
+    exit
+fi
+
+# ---- all ----
+
+lab_ready || exit 0
+root_busybox guest
+printf '#!/bin/sh\necho BOOT\nexec sleep 100000\n' >guest/init
+chmod 755 guest/init
+root_pack guest initrd
+cp "$KERNEL_CACHE/cloud-amd64/vmlinuz" cloud
+install -m 755 "$VDISK_SRC/tests/lab_peer.sh" vdisk-vmm-peer
+PATH=$PWD:$PATH
+if kvm_is_fast; then
+    once() { each; }
+    where='this processor'
+else
+    # A lab for each: QEMU's emulation does not last for ever.
+    once() { lab "$VDISK_SRC/scripts/bench_vm.sh" serial 600 initrd cloud; }
+    where='an emulated processor'
+fi
+touch figures
+complete=0
+for ((run = 0; run < runs; run++)); do
+    once >said
+    if [ "$(grep -c '^FIGURE' said)" = $((2 * ${#machines[@]})) ]; then
+        grep '^FIGURE' said | tr -d '\r' >>figures
+        complete=$((complete + 1))
+    else
+        echo 'bench: a run did not come to its end, and does not count:' >&2
+        tail -n 5 said >&2
+    fi
+done
+
+row() { # TITLE PROCESSORS COLUMN
     local machine
     printf '%-40s' "$1"
     for machine in "${machines[@]}"; do
-        printf ' %9s' "$(median "$machine.$2")"
-        [ "$machine" = vdisk-vmm ] || printf ' %5sx' "$(median_ratio "$machine.$2" "vdisk-vmm.$2")"
+        awk -v m="$machine" -v n="$2" -v c="$3" '$2 == m && $3 == n { print $c }' figures >"$machine.column"
+        printf ' %9s' "$(median <"$machine.column")"
+        [ "$machine" = vdisk-vmm ] || printf ' %5sx' "$(median_ratio "$machine.column" vdisk-vmm.column)"
     done
     echo
 }
-
-printf '\na guest of %s MiB, medians of %s runs; x: how many times as much as vdisk-vmm\n' "$memory" "$runs"
-printf '%-40s' ''
-for machine in "${machines[@]}"; do
-    if [ "$machine" = vdisk-vmm ]; then printf ' %9s' "$machine"; else printf ' %9s       ' "$machine"; fi
-done
+printf '\na guest of %s MiB on %s, medians of %s runs; x: how many times as much as vdisk-vmm\n' \
+    "$memory" "$where" "$complete"
+printf '%-40s %9s' '' vdisk-vmm
+printf ' %9s       ' "${machines[@]:1}"
 echo
 for cpus in 1 2; do
-    rm -f ./*.time ./*.memory
-    for ((run = 0; run < runs; run++)); do
-        for machine in "${machines[@]}"; do boot "$machine" "$cpus"; done
-    done
-    row "start to first process, $cpus processors, ms" time
-    row "memory beyond the guest's, KiB" memory
+    row "start to first process, $cpus processors, ms" "$cpus" 4
+    row "memory beyond the guest's, KiB" "$cpus" 5
 done
+[ "$complete" -gt 0 ]

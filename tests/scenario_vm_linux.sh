@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Debian's kernels as guests of vdisk-vmm on drives of vdiskd: two processors, a file system, flush
-# and discard; vdiskd is killed under load and started again, and the guest notices nothing; it
-# boots again, and powers off.
+# Debian's kernels as guests of vdisk-vmm on drives of vdiskd: two processors, the clock, a file
+# system, flush and discard; vdiskd is killed under load and started again, and the guest notices
+# nothing; it boots again, and powers off.
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$VDISK_SRC/tests/lib.sh"
 # shellcheck source-path=SCRIPTDIR source=lib_serve.sh
@@ -11,6 +11,7 @@
 . "$VDISK_SRC/tests/lib_lab.sh"
 
 if lab_is_outside; then
+    GUEST_PROGRAMS+=(hwclock)
     lab_ready || exit 0
     lab_guest_initrd initrd "$VDISK_SRC/tests/guest_vm_init.sh"
     cp "$KERNEL_CACHE/cloud-amd64/vmlinuz" cloud
@@ -47,7 +48,7 @@ head -c $((4 << 20)) /dev/urandom >bytes && put bytes b.vdk 0
 t 'vdiskd starts' serve_both
 
 vm cloud
-stepped modules processors features random read_only mkfs mount fio_files fio_bare copy
+stepped modules processors features random read_only clock mkfs mount fio_files fio_bare copy
 says '^KILL' || not_ok 'guest: it gets to the rounds'
 guest_kills "$kills" serve_both
 kib=$(kib)

@@ -8,6 +8,8 @@ if [ -z "${VDISK_UNSHARED-}" ] && unshare -m true 2>/dev/null; then
 fi
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$VDISK_SRC/tests/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=../scripts/bench_lib.sh
+. "$VDISK_SRC/scripts/bench_lib.sh"
 
 kit=$VDISK_BUILD/tests/test_vm_suspend_ctl
 if [ ! -x "$kit" ] || ! vdisk-vmm --probe 2>&1 | grep -qE 'instructions|slow'; then
@@ -70,6 +72,11 @@ suspend() {
 
 drive a.vdk 16M
 t 'a guest starts' boot
+if [ -z "${VDISK_SANITIZER:-}" ]; then
+    kib=$(beyond_guest "$(child_named "$guest" vdisk-vmm)" 64)
+    echo "# beyond its memory vdisk-vmm has $kib KiB"
+    verdict 'beyond its memory vdisk-vmm has less than 5 MiB' "$([ "$kib" -lt 5120 ]; echo $?)"
+fi
 suspend 'it is suspended' s.vdk
 is 'with a snapshot of its drive' "$(snapshots | wc -l)" 1
 alphabet 'up to then it has said the alphabet'
@@ -180,3 +187,33 @@ t 'it goes on' start --restore y.vdk
 t 'it is ended' ctl stop
 ended 'well' 0
 clean 'its drive is clean' $image
+
+drives=()
+rm said
+t 'a guest starts once more' boot
+suspend 'it is suspended' z.vdk
+name=$(snapshots | tail -n 1)
+t 'its snapshot is deleted' vdisk snapshot delete $image "$name"
+fails 1 'is gone: it cannot go on' 'without it, it does not go on' vdisk run $image --restore z.vdk
+t 'another is made by that name' vdisk snapshot create $image "$name"
+fails 1 'is gone: it cannot go on' 'nor with that one' vdisk run $image --restore z.vdk
+
+# A guest that cannot write says nothing.
+runs() {
+    local try
+    vdisk run other.vdk --console none --quiet "$@" 2>.guest </dev/null &
+    guest=$!
+    for try in {1..1200}; do
+        [ "$(state)" != running ] || return 0
+        kill -0 $guest 2>/dev/null || break
+        sleep 0.05
+    done
+    return 1
+}
+t 'a guest starts whose drive is read-only' runs --kernel writes --name "$vm" --memory 64M --read-only
+suspend 'it is suspended' ro.vdk
+t 'it goes on' runs --restore ro.vdk
+t 'it is ended' ctl stop
+ended 'well' 0
+t 'the drive is written to' put key other.vdk 0
+fails 1 'was changed since .* read-only' 'then it does not go on' vdisk run other.vdk --restore ro.vdk

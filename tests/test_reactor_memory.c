@@ -204,6 +204,22 @@ static void test_the_ring_has_it_registered(void **state)
     assert_int_equal(count, has_arena);
 }
 
+static void test_a_reactor_that_needs_none_has_none(void **state)
+{
+    const struct reactor_options options = {.no_memory = true};
+    struct reactor *reactor;
+    uint8_t *data;
+
+    (void)state;
+    assert_int_equal(reactor_new(&options, &reactor), 0);
+    assert_true(registered_buffers() <= 0);
+    data = reactor_take(reactor, 8192);
+    assert_non_null(data);
+    memset(data, 1, 8192);
+    reactor_give(reactor, data, 8192);
+    reactor_free(reactor);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -213,6 +229,7 @@ int main(void)
         cmocka_unit_test(test_the_ring_moves_data_through_it),
         cmocka_unit_test(test_threads_move_data_through_it),
         cmocka_unit_test(test_the_ring_has_it_registered),
+        cmocka_unit_test(test_a_reactor_that_needs_none_has_none),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -291,8 +291,10 @@ static void test_a_transfer_that_is_not_in_ram_is_none(void **state)
     assert_int_equal(vm_fw_cfg_add(guest.cfg, 0x100, "abc", 3), 0);
     choose(&guest, 0x100);
     put_access(&guest, READ, 3, DATA_AT);
+    memcpy(at(&guest, MEMORY - 15), at(&guest, ACCESS_AT), 15);
     for (unsigned i = 0; i < sizeof(bad) / sizeof(*bad); i++)
         start_dma(&guest, bad[i]);
+    assert_memory_equal(at(&guest, MEMORY - 15), at(&guest, ACCESS_AT), 15);
     take(&guest, &byte, 1);
     assert_int_equal(byte, 'a');
     /* It may lie at the end of the memory, and be what is read to. */

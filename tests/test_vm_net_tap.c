@@ -409,6 +409,16 @@ static void test_nonsense_of_the_guest_does_not_reach_the_host(void **state)
     }
 }
 
+/* A frame that is right, of a driver that has not asked whether it may. */
+static void test_a_frame_is_not_cut_up_for_who_has_not_asked(void **state)
+{
+    (void)state;
+    begin(0, true, OUT_CSUM | BIT(VIRTIO_NET_F_HOST_TSO6), 0);
+    guest_sends_segment(2000, 1000);
+    assert_false(host_receives());
+    assert_int_equal(vm_net_guest_counts(&guest).out.drops, 1);
+}
+
 static void test_segmentation_without_checksums_is_no_choice(void **state)
 {
     const struct virtio_net_options options = {.name = "net 0", .tap = TAP};
@@ -573,6 +583,7 @@ int main(void)
         TEST(test_a_driver_without_offloads_gets_plain_frames_in_a_vlan),
         TEST(test_a_frame_for_another_driver_is_dropped),
         TEST(test_nonsense_of_the_guest_does_not_reach_the_host),
+        TEST(test_a_frame_is_not_cut_up_for_who_has_not_asked),
         TEST(test_segmentation_without_checksums_is_no_choice),
         TEST(test_the_mtu_is_the_taps_and_holds),
         TEST(test_a_tap_that_is_removed_is_a_link_that_is_down),

@@ -32,6 +32,9 @@
 #define SET     0x80u
 #define BINARY  0x04u
 #define H24     0x02u
+#define ALARM   0x20u
+#define UPDATED 0x10u
+#define IRQ     0x80u
 
 /* Wednesday, 2024-02-28 23:59:58.25 */
 #define WHEN    1709164798
@@ -39,18 +42,33 @@
 static struct timespec host;
 static struct vm_rtc *rtc;
 static struct vm_bus ports;
+static struct reactor *reactor;
+static bool high;
+static unsigned raised;
 
 static void host_time(struct timespec *time)
 {
     *time = host;
 }
 
+static void level(void *opaque, bool is_high)
+{
+    assert_ptr_equal(opaque, &ports);
+    assert_int_not_equal(is_high, high);
+    high = is_high;
+    raised += high;
+}
+
+static const struct vm_rtc_options options = {.now = host_time, .irq = level, .opaque = &ports};
+
 static int set_up(void **state)
 {
     (void)state;
+    high = false;
+    raised = 0;
     host = (struct timespec){WHEN, 250000000};
     memset(&ports, 0, sizeof(ports));
-    rtc = vm_rtc_new(host_time);
+    rtc = vm_rtc_new(&options);
     return rtc && vm_rtc_add(rtc, &ports, BASE) == 0 ? 0 : -1;
 }
 
@@ -389,7 +407,8 @@ static void test_processors_use_it_at_the_same_time(void **state)
 
 static void test_it_runs_by_the_hosts_clock(void **state)
 {
-    struct vm_rtc *real = vm_rtc_new(NULL);
+    const struct vm_rtc_options plain = {.now = NULL};
+    struct vm_rtc *real = vm_rtc_new(&plain);
     time_t before, after;
     struct tm tm;
     uint8_t year;
@@ -406,6 +425,231 @@ static void test_it_runs_by_the_hosts_clock(void **state)
     gmtime_r(&before, &tm);
     assert_int_equal(year, tm.tm_year % 100);
     vm_rtc_free(real);
+}
+
+/* ---- updates and alarms ---- */
+
+static void at(int64_t seconds)
+{
+    host = (struct timespec){seconds, 0};
+}
+
+static void test_an_update_leaves_a_flag_until_it_is_read(void **state)
+{
+    (void)state;
+    assert_int_equal(in(C), 0);
+    out(HOURS + 1, 0x40); /* an alarm that never comes */
+    at(WHEN + 1);
+    assert_int_equal(in(C), UPDATED);
+    assert_int_equal(in(C), 0);
+    host.tv_nsec = 999999999;
+    assert_int_equal(in(C), 0);
+    at(WHEN + 5);
+    assert_int_equal(in(C), UPDATED);
+    at(WHEN - 100); /* the host's clock was set */
+    assert_int_equal(in(C), UPDATED);
+    assert_int_equal(in(C), 0);
+    assert_int_equal(raised, 0);
+}
+
+static void test_an_update_interrupts_if_it_may(void **state)
+{
+    (void)state;
+    out(HOURS + 1, 0x40);
+    out(B, H24 | UPDATED);
+    assert_int_equal(raised, 0);
+    at(WHEN + 1);
+    assert_int_equal(in(C), IRQ | UPDATED);
+    assert_false(high);
+    assert_int_equal(raised, 1);
+    at(WHEN + 2);
+    out(B, H24 | UPDATED); /* it has come before that */
+    assert_true(high);
+    out(B, H24);
+    assert_false(high);
+    out(B, H24 | UPDATED);
+    assert_true(high);
+    assert_int_equal(in(C), IRQ | UPDATED);
+    assert_false(high);
+}
+
+static void test_while_it_is_set_there_are_no_updates(void **state)
+{
+    (void)state;
+    out(B, H24 | SET | UPDATED | ALARM);
+    assert_int_equal(in(B), H24 | SET | ALARM);
+    at(WHEN + 3);
+    assert_int_equal(in(C), 0);
+    out(B, H24 | UPDATED);
+    assert_int_equal(in(C), 0);
+    at(WHEN + 4);
+    assert_int_equal(in(C), IRQ | UPDATED);
+}
+
+/* It is Wednesday, 23:59:58. */
+static void set_alarm(unsigned hour, unsigned minute, unsigned second)
+{
+    out(HOURS + 1, hour);
+    out(MINUTES + 1, minute);
+    out(SECONDS + 1, second);
+    (void)in(C);
+}
+
+static void comes_after(unsigned seconds)
+{
+    const int64_t begin = host.tv_sec;
+
+    at(begin + seconds - 1);
+    assert_int_equal(in(C)&ALARM, 0);
+    at(begin + seconds);
+    assert_int_equal(in(C)&ALARM, ALARM);
+    assert_int_equal(in(C), 0);
+    at(begin);
+    (void)in(C);
+}
+
+static void test_an_alarm_comes_at_its_time(void **state)
+{
+    (void)state;
+    set_alarm(0x23, 0x59, 0x59);
+    comes_after(1);
+    set_alarm(0x00, 0x01, 0x30);
+    comes_after(92);
+    set_alarm(0x23, 0x59, 0x57);
+    comes_after(86399);
+    set_alarm(0xff, 0xff, 0x05); /* each minute */
+    comes_after(7);
+    set_alarm(0xc0, 0x10, 0x00);
+    comes_after(602);
+    out(B, BINARY); /* and 12 hours */
+    set_alarm(12, 10, 0);
+    comes_after(602);
+    set_alarm(0x80 | 12, 10, 0);
+    comes_after(12 * 3600 + 602);
+}
+
+static void test_an_alarm_interrupts_if_it_may(void **state)
+{
+    (void)state;
+    set_alarm(0x00, 0x00, 0x00);
+    out(B, H24 | ALARM);
+    at(WHEN + 1);
+    assert_int_equal(in(C), UPDATED);
+    assert_int_equal(raised, 0);
+    at(WHEN + 100);
+    assert_int_equal(in(C), IRQ | ALARM | UPDATED);
+    assert_int_equal(raised, 1);
+    at(WHEN + 200);
+    assert_int_equal(in(C), UPDATED);
+    set_alarm(0x40, 0x00, 0x00); /* never */
+    at(WHEN + INT64_C(1000000000));
+    assert_int_equal(in(C), UPDATED);
+}
+
+static void test_a_reset_ends_interrupts(void **state)
+{
+    (void)state;
+    out(B, H24 | UPDATED | ALARM);
+    at(WHEN + 1);
+    out(B, H24 | UPDATED | ALARM);
+    assert_true(high);
+    vm_rtc_reset(rtc);
+    assert_false(high);
+    assert_int_equal(in(B), H24);
+    assert_int_equal(in(C), 0);
+    vm_rtc_reset(rtc);
+}
+
+static void test_an_interrupt_outlives_being_suspended(void **state)
+{
+    json_t *saved;
+
+    (void)state;
+    out(B, H24 | UPDATED);
+    at(WHEN + 1);
+    out(B, H24 | UPDATED);
+    assert_true(high);
+    saved = vm_rtc_save(rtc);
+    vm_rtc_free(rtc);
+    high = false;
+    rtc = vm_rtc_new(&options);
+    memset(&ports, 0, sizeof(ports));
+    assert_int_equal(vm_rtc_add(rtc, &ports, BASE), 0);
+    assert_int_equal(vm_rtc_load(rtc, saved, NULL), 0);
+    json_decref(saved);
+    assert_true(high);
+    assert_int_equal(in(C), IRQ | UPDATED);
+}
+
+/* A clock whose next second is near, and whose reactor is at work. */
+static void begin_timed(void)
+{
+    const struct reactor_options plain = {.poll = 0};
+    struct vm_rtc_options timed = options;
+
+    vm_rtc_free(rtc);
+    assert_int_equal(reactor_new(&plain, &reactor), 0);
+    timed.reactor = reactor;
+    host = (struct timespec){WHEN, 995000000};
+    rtc = vm_rtc_new(&timed);
+    memset(&ports, 0, sizeof(ports));
+    assert_int_equal(vm_rtc_add(rtc, &ports, BASE), 0);
+}
+
+static void end_timed(void)
+{
+    vm_rtc_free(rtc);
+    rtc = NULL;
+    reactor_free(reactor);
+}
+
+static void test_interrupts_come_by_themselves(void **state)
+{
+    (void)state;
+    begin_timed();
+    out(HOURS + 1, 0x40);
+    out(B, H24 | UPDATED);
+    reactor_step(reactor, true); /* it goes to sleep */
+    for (unsigned i = 1; i <= 3; i++) {
+        host.tv_sec++;
+        while (!high)
+            reactor_step(reactor, true);
+        assert_int_equal(raised, i);
+        assert_int_equal(in(C), IRQ | UPDATED);
+    }
+    end_timed();
+}
+
+static void test_without_interrupts_there_is_no_timer(void **state)
+{
+    int64_t begin;
+
+    (void)state;
+    begin_timed();
+    out(B, H24 | UPDATED);
+    out(B, H24);
+    reactor_step(reactor, true);
+    reactor_step(reactor, false);
+    begin = reactor_now();
+    while (reactor_now() - begin < 30000000)
+        reactor_step(reactor, false);
+    host.tv_sec++;
+    reactor_step(reactor, false);
+    assert_int_equal(raised, 0);
+    end_timed();
+}
+
+static void test_it_ends_with_its_timer_under_way(void **state)
+{
+    (void)state;
+    begin_timed();
+    out(B, H24 | UPDATED);
+    end_timed();
+    begin_timed();
+    host.tv_nsec = 0;
+    out(B, H24 | ALARM);
+    reactor_step(reactor, true);
+    end_timed();
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -426,6 +670,16 @@ int main(void)
         TEST(test_what_is_no_date_is_one_nevertheless),
         TEST(test_a_suspended_clock_is_right_afterwards),
         TEST(test_a_state_that_is_none_is_refused),
+        TEST(test_an_update_leaves_a_flag_until_it_is_read),
+        TEST(test_an_update_interrupts_if_it_may),
+        TEST(test_while_it_is_set_there_are_no_updates),
+        TEST(test_an_alarm_comes_at_its_time),
+        TEST(test_an_alarm_interrupts_if_it_may),
+        TEST(test_a_reset_ends_interrupts),
+        TEST(test_an_interrupt_outlives_being_suspended),
+        TEST(test_interrupts_come_by_themselves),
+        TEST(test_without_interrupts_there_is_no_timer),
+        TEST(test_it_ends_with_its_timer_under_way),
         TEST(test_processors_use_it_at_the_same_time),
         TEST(test_it_runs_by_the_hosts_clock),
     };

@@ -286,6 +286,7 @@ static void test_there_are_no_more_queues_than_there_are(void **state)
         set_queue(8, 4096);
         assert_int_equal(get(VIRTIO_MMIO_QUEUE_READY), 0);
     }
+    assert_int_equal(slow->device.queue[VM_SLOW_QUEUES].size, 0);
     set(VIRTIO_MMIO_QUEUE_SEL, VM_SLOW_QUEUES - 1);
     assert_int_equal(get(VIRTIO_MMIO_QUEUE_NUM_MAX), VM_SLOW_QUEUE);
 }

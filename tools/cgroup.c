@@ -99,7 +99,7 @@ static int set_limits(const char *path, const struct cgroup_limits *limits)
 int cgroup_make(const char *name, const struct cgroup_limits *limits, char path[CGROUP_PATH_BYTES],
                 struct vdisk_error *error)
 {
-    char parent[CGROUP_PATH_BYTES] = ROOT;
+    char parent[CGROUP_PATH_BYTES] = ROOT "/vdisk";
     struct statfs about;
     int rc = 0;
 
@@ -107,7 +107,6 @@ int cgroup_make(const char *name, const struct cgroup_limits *limits, char path[
         return error_set(error, -ENOTSUP, "there is no cgroup of version 2 at " ROOT);
     if (geteuid() == 0) {
         rc = hand_down(ROOT, limits);
-        (void)strcat(parent, "/vdisk");
         if (rc == 0)
             rc = make_folder(parent);
     } else {

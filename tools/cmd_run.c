@@ -290,19 +290,17 @@ static int put(struct run *run, int fd, const uint8_t *data, uint64_t length)
 
 static int feed(struct run *run, int fd)
 {
-    uint8_t *piece = malloc(STATEFILE_PIECE);
-    int status = piece ? STATUS_DONE : report(NULL, -ENOMEM, NULL);
-    uint64_t length;
+    struct statefile_reader *reader = NULL;
+    int status = statefile_reader_new(&run->file, &reader);
+    const uint8_t *piece;
+    uint64_t length = 1;
 
-    for (uint64_t at = 0; at < run->file.stream_bytes && status == STATUS_DONE; at += length) {
-        length = run->file.stream_bytes - at;
-        if (length > STATEFILE_PIECE)
-            length = STATEFILE_PIECE;
-        status = statefile_read(&run->file, at, piece, length);
+    while (status == STATUS_DONE && length > 0) {
+        status = statefile_next(reader, &piece, &length);
         if (status == STATUS_DONE)
             status = put(run, fd, piece, length);
     }
-    free(piece);
+    statefile_reader_free(reader);
     return status == -EPIPE ? STATUS_DONE : status;
 }
 

@@ -51,8 +51,9 @@ int rundir_find(const char *name, char path[RUNDIR_BYTES], struct vdisk_error *e
                          name, RUNDIR_NAME_MAX);
     rc = find_base(path, error);
     if (rc == 0) {
-        strcat(path, "/");
-        strcat(path, name);
+        size_t length = strlen(path);
+
+        (void)snprintf(path + length, RUNDIR_BYTES - length, "/%s", name);
     }
     return rc;
 }

@@ -24,13 +24,33 @@
 #define COMPRESSION  "zstd:1"
 #define SLOTS        8u
 
-/* ---- writing ---- */
-
+/* A piece of the stream on its way. */
 struct slot {
     struct vdisk_request request;
     uint8_t *data;
     bool is_busy;
 };
+
+/* Memory for all of them, or NULL. */
+static uint8_t *fill_slots(struct slot slot[SLOTS])
+{
+    uint8_t *memory = aligned_alloc(BLOCK, (size_t)SLOTS * STATEFILE_PIECE);
+
+    for (unsigned i = 0; i < SLOTS && memory; i++)
+        slot[i].data = memory + (size_t)i * STATEFILE_PIECE;
+    return memory;
+}
+
+/* The buffers are the image's until every request is done. */
+static void drain(struct vdisk_image *image, const struct slot slot[SLOTS])
+{
+    for (unsigned i = 0; i < SLOTS; i++) {
+        while (slot[i].is_busy)
+            (void)vdisk_poll(image, true);
+    }
+}
+
+/* ---- writing ---- */
 
 struct statefile_writer {
     const char *path;
@@ -66,7 +86,7 @@ int statefile_create(const char *path, const struct vdisk_key *key, uint64_t mem
     int status;
 
     if (writer)
-        writer->memory = aligned_alloc(BLOCK, (size_t)SLOTS * STATEFILE_PIECE);
+        writer->memory = fill_slots(writer->slot);
     if (!writer || !writer->memory) {
         free(writer);
         return report(path, -ENOMEM, NULL);
@@ -74,8 +94,6 @@ int statefile_create(const char *path, const struct vdisk_key *key, uint64_t mem
     writer->path = path;
     writer->workers = session_workers();
     create.workers = writer->workers;
-    for (unsigned i = 0; i < SLOTS; i++)
-        writer->slot[i].data = writer->memory + (size_t)i * STATEFILE_PIECE;
     status = newimage_make(&writer->image, path, &options, key, create);
     if (status != STATUS_DONE) {
         free_writer(writer);
@@ -147,15 +165,6 @@ void statefile_append(struct statefile_writer *writer, uint32_t length)
     vdisk_submit(writer->image.image, &slot->request);
 }
 
-/* The buffers are the image's until every write is done. */
-static void drain(struct statefile_writer *writer)
-{
-    for (unsigned i = 0; i < SLOTS; i++) {
-        while (writer->slot[i].is_busy)
-            (void)vdisk_poll(writer->image.image, true);
-    }
-}
-
 static int write_header(struct statefile_writer *writer)
 {
     uint8_t header[HEADER_BYTES] = MAGIC;
@@ -173,7 +182,7 @@ int statefile_finish(struct statefile_writer *writer)
     uint64_t size = (STREAM_AT + writer->stream_bytes + BLOCK - 1) / BLOCK * BLOCK;
     int rc, status;
 
-    drain(writer);
+    drain(writer->image.image, writer->slot);
     rc = writer->failure;
     if (rc == 0)
         rc = vdisk_resize(writer->image.image, size, true);
@@ -195,7 +204,7 @@ void statefile_discard(struct statefile_writer *writer)
 {
     if (!writer)
         return;
-    drain(writer);
+    drain(writer->image.image, writer->slot);
     newimage_discard(&writer->image);
     free_writer(writer);
 }
@@ -273,17 +282,90 @@ int statefile_open(const char *path, const struct vdisk_key *key, struct statefi
     return status;
 }
 
-int statefile_read(const struct statefile *file, uint64_t at, void *data, uint64_t length)
-{
-    int rc = vdisk_read(file->image, STREAM_AT + at, data, length);
-
-    return rc ? read_fail(file, rc) : STATUS_DONE;
-}
-
 void statefile_close(struct statefile *file)
 {
     json_decref(file->manifest);
     (void)vdisk_close(file->image, NULL);
     session_workers_close(file->workers);
     memset(file, 0, sizeof(*file));
+}
+
+/* ---- its stream ---- */
+
+struct statefile_reader {
+    const struct statefile *file;
+    uint64_t asked; /* bytes */
+    unsigned next;  /* slot, in turn */
+    struct slot *given;
+    struct slot slot[SLOTS];
+    uint8_t *memory;
+};
+
+static void have_read(struct vdisk_request *request)
+{
+    ((struct slot *)request)->is_busy = false;
+}
+
+/* The slot without a request is what is after the end. */
+static void ask(struct statefile_reader *reader, struct slot *slot)
+{
+    uint64_t length = reader->file->stream_bytes - reader->asked;
+
+    if (length > STATEFILE_PIECE)
+        length = STATEFILE_PIECE;
+    slot->request = (struct vdisk_request){
+        .op = VDISK_READ,
+        .offset = STREAM_AT + reader->asked,
+        .length = length,
+        .data = slot->data,
+        .done = have_read,
+    };
+    reader->asked += length;
+    slot->is_busy = length > 0;
+    if (slot->is_busy)
+        vdisk_submit(reader->file->image, &slot->request);
+}
+
+int statefile_reader_new(const struct statefile *file, struct statefile_reader **out)
+{
+    struct statefile_reader *reader = calloc(1, sizeof(*reader));
+
+    if (reader)
+        reader->memory = fill_slots(reader->slot);
+    if (!reader || !reader->memory) {
+        free(reader);
+        return report(file->path, -ENOMEM, NULL);
+    }
+    reader->file = file;
+    for (unsigned i = 0; i < SLOTS; i++)
+        ask(reader, &reader->slot[i]);
+    *out = reader;
+    return STATUS_DONE;
+}
+
+int statefile_next(struct statefile_reader *reader, const uint8_t **data, uint64_t *length)
+{
+    struct slot *slot = &reader->slot[reader->next];
+
+    if (reader->given)
+        ask(reader, reader->given);
+    (void)vdisk_poll(reader->file->image, false);
+    while (slot->is_busy)
+        (void)vdisk_poll(reader->file->image, true);
+    if (slot->request.result)
+        return read_fail(reader->file, slot->request.result);
+    *data = slot->data;
+    *length = slot->request.length;
+    reader->given = slot;
+    reader->next = (reader->next + 1) % SLOTS;
+    return STATUS_DONE;
+}
+
+void statefile_reader_free(struct statefile_reader *reader)
+{
+    if (!reader)
+        return;
+    drain(reader->file->image, reader->slot);
+    free(reader->memory);
+    free(reader);
 }

@@ -54,8 +54,15 @@ struct statefile {
 
 /* After success statefile_close() is due. */
 int statefile_open(const char *path, const struct vdisk_key *key, struct statefile *out);
-/* Of the stream; within it. */
-int statefile_read(const struct statefile *file, uint64_t at, void *data, uint64_t length);
 void statefile_close(struct statefile *file);
+
+/* The stream from its beginning, some of it read ahead. It is freed before the file is closed. */
+struct statefile_reader;
+
+int statefile_reader_new(const struct statefile *file, struct statefile_reader **out);
+/* The next piece, which is good until the next call; *length is 0 after the last. */
+int statefile_next(struct statefile_reader *reader, const uint8_t **data, uint64_t *length);
+/* NULL is allowed. */
+void statefile_reader_free(struct statefile_reader *reader);
 
 #endif

@@ -9,7 +9,9 @@
  * - `rings` belongs to the minder while the wish is to run, or a stop is not granted yet; else to
  *   who holds the device's lock. It changes hands with `lock`.
  * - When a stop is granted, nothing of the device is touched until the next start: the back end is
- *   done with its queues, or the connection is closed.
+ *   done with its queues, or the connection is closed. Who did not answer in time and lives after
+ *   all may still end a request, in memory that a driver has given to something else by then:
+ *   memory that was shared cannot be taken back, and a driver does not wait for a reset.
  */
 #ifndef VMM_BLK_MINDER_H
 #define VMM_BLK_MINDER_H

@@ -9,7 +9,7 @@
 
 #include <fcntl.h>
 #include <limits.h>
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define DEFAULT_MEMORY (UINT64_C(512) << 20)
@@ -39,16 +39,15 @@ static bool parse_count(const char *text, uint64_t max, unsigned *out)
 
 static bool parse_mac(const char *text, uint8_t mac[6])
 {
-    unsigned part[6];
-    int end = 0;
+    static const char digits[] = "0123456789abcdefABCDEF";
 
-    if (!text ||
-        sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%n", &part[0], &part[1], &part[2], &part[3], &part[4],
-               &part[5], &end) != 6 ||
-        text[end])
+    if (!text || strlen(text) != sizeof("00:00:00:00:00:00") - 1)
         return false;
-    for (unsigned i = 0; i < 6; i++)
-        mac[i] = (uint8_t)part[i];
+    for (unsigned i = 0; i < 6; i++, text += 3) {
+        if (strspn(text, digits) != 2 || text[2] != (i < 5 ? ':' : 0))
+            return false;
+        mac[i] = (uint8_t)strtoul(text, NULL, 16);
+    }
     return !(mac[0] & 1); /* not that of a group */
 }
 

@@ -6,6 +6,10 @@
  * the time's registers means nothing. It is stopped while register B has SET, or the divider of
  * register A is held in reset: then those bytes hold the time, as it was or as the guest wrote
  * them, and become the time when it runs again.
+ *
+ * An update, at which an alarm may come, is each second's begin. Those up to `seen` were noticed:
+ * what came since is found out when the guest looks at register C, and by a timer while there are
+ * interrupts for it.
  */
 #include "rtc.h"
 
@@ -15,16 +19,20 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define CMOS_BYTES 128u
 
 enum { /* registers */
-    SECONDS = 0,
-    MINUTES = 2,
-    HOURS = 4,
-    DAY_OF_WEEK = 6,
+    SECONDS,
+    SECONDS_ALARM,
+    MINUTES,
+    MINUTES_ALARM,
+    HOURS,
+    HOURS_ALARM,
+    DAY_OF_WEEK,
     DAY,
     MONTH,
     YEAR,
@@ -35,19 +43,25 @@ enum { /* registers */
     CENTURY = VM_RTC_CENTURY,
 };
 
-#define A_UPDATING 0x80u
-#define A_RESET    0x60u /* of the divider's bits: held in reset when both are set */
-#define A_FIRST    0x26u /* 32,768 Hz; a rate of 1,024 Hz */
-#define B_SET      0x80u
-#define B_BINARY   0x04u
-#define B_24_HOURS 0x02u
-#define D_VALID    0x80u /* the battery is good */
-#define HOURS_PM   0x80u /* of 12 */
+#define A_UPDATING  0x80u
+#define A_RESET     0x60u /* of the divider's bits: held in reset when both are set */
+#define A_FIRST     0x26u /* 32,768 Hz; a rate of 1,024 Hz */
+#define B_SET       0x80u
+#define ALARM       0x20u /* of B: it interrupts; of C: it came */
+#define UPDATED     0x10u /* likewise */
+#define INTERRUPTS  (ALARM | UPDATED)
+#define B_BINARY    0x04u
+#define B_24_HOURS  0x02u
+#define C_IRQ       0x80u
+#define D_VALID     0x80u /* the battery is good */
+#define ANY         0xc0u /* an alarm's register from there on: at each */
+#define HOURS_PM    0x80u /* of 12 */
 
-#define SECOND_NS  1000000000
-#define UPDATE_NS  244000    /* how long before it A_UPDATING tells of an update */
-#define FIRST_NS   500000000 /* of the second, when the divider begins to run */
-#define OFFSET_MAX INT64_C(1000000000000)
+#define SECOND_NS   1000000000
+#define UPDATE_NS   244000    /* how long before it A_UPDATING tells of an update */
+#define FIRST_NS    500000000 /* of the second, when the divider begins to run */
+#define OFFSET_MAX  INT64_C(1000000000000)
+#define DAY_SECONDS 86400
 
 struct clock_state {
     uint8_t index;
@@ -58,8 +72,14 @@ struct clock_state {
 
 struct vm_rtc {
     pthread_mutex_t lock;
-    void (*now)(struct timespec *time);
+    struct vm_rtc_options options;
     struct clock_state state;
+    int64_t seen; /* seconds */
+    bool high;    /* the interrupt */
+    /* The timer: its sleep is in flight, a message that has it begin is on its way, the end. */
+    bool sleeping, posted, ending;
+    struct reactor_op sleep;
+    struct reactor_message begin;
 };
 
 /* ---- time and bytes ---- */
@@ -145,7 +165,7 @@ static struct timespec guest_time(const struct vm_rtc *rtc)
 {
     struct timespec time;
 
-    rtc->now(&time);
+    rtc->options.now(&time);
     time.tv_sec += rtc->state.offset;
     time.tv_nsec += rtc->state.offset_ns;
     if (time.tv_nsec >= SECOND_NS) {
@@ -160,6 +180,7 @@ static void set_time(struct vm_rtc *rtc, int64_t seconds, int32_t ns)
 {
     struct timespec time = guest_time(rtc);
 
+    rtc->seen = seconds;
     rtc->state.offset += seconds - time.tv_sec;
     if (ns < 0)
         return;
@@ -173,20 +194,141 @@ static void set_time(struct vm_rtc *rtc, int64_t seconds, int32_t ns)
     }
 }
 
+/* ---- alarms and updates ---- */
+
+static bool is_due(unsigned byte, int value, int is)
+{
+    return byte >= ANY || value == is;
+}
+
+/* Whether the alarm comes at that second. */
+static bool is_alarm(const struct clock_state *state, int64_t seconds)
+{
+    const uint8_t *cmos = state->cmos;
+    int of_day = (int)((seconds % DAY_SECONDS + DAY_SECONDS) % DAY_SECONDS);
+    uint8_t second = cmos[SECONDS_ALARM], minute = cmos[MINUTES_ALARM], hour = cmos[HOURS_ALARM];
+
+    return is_due(second, decode(state, second), of_day % 60) &&
+           is_due(minute, decode(state, minute), of_day / 60 % 60) &&
+           is_due(hour, decode_hours(state, hour), of_day / 3600);
+}
+
+static void update_irq(struct vm_rtc *rtc)
+{
+    uint8_t *cmos = rtc->state.cmos;
+    bool high = cmos[B] & cmos[C] & INTERRUPTS;
+
+    cmos[C] = (uint8_t)((cmos[C] & INTERRUPTS) | (high ? C_IRQ : 0));
+    if (high == rtc->high)
+        return;
+    rtc->high = high;
+    if (rtc->options.irq)
+        rtc->options.irq(rtc->options.opaque, high);
+}
+
+/* Notices what has come. A clock that was set back is looked at anew. */
+static void look(struct vm_rtc *rtc)
+{
+    struct clock_state *state = &rtc->state;
+    int64_t now = guest_time(rtc).tv_sec, from = rtc->seen;
+
+    if (is_stopped(state) || now == from)
+        return;
+    rtc->seen = now;
+    state->cmos[C] |= UPDATED;
+    if (now < from || now - from > DAY_SECONDS)
+        from = now - (now < from ? 1 : DAY_SECONDS);
+    while (from < now && !(state->cmos[C] & ALARM))
+        if (is_alarm(state, ++from))
+            state->cmos[C] |= ALARM;
+    update_irq(rtc);
+}
+
+/* ---- the timer: by the reactor's thread ---- */
+
+static bool is_ticking(const struct vm_rtc *rtc)
+{
+    return rtc->options.reactor && !rtc->ending && rtc->state.cmos[B] & INTERRUPTS &&
+           !is_stopped(&rtc->state);
+}
+
+static void tick(struct reactor_op *op);
+
+static void sleep_on(struct vm_rtc *rtc)
+{
+    if (rtc->sleeping || !is_ticking(rtc))
+        return;
+    rtc->sleep = (struct reactor_op){
+        .kind = REACTOR_SLEEP,
+        .deadline = reactor_now() + SECOND_NS - guest_time(rtc).tv_nsec,
+        .done = tick,
+        .owner = rtc,
+    };
+    rtc->sleeping = true;
+    reactor_submit(rtc->options.reactor, &rtc->sleep);
+}
+
+static void tick(struct reactor_op *op)
+{
+    struct vm_rtc *rtc = op->owner;
+
+    pthread_mutex_lock(&rtc->lock);
+    rtc->sleeping = false;
+    look(rtc);
+    sleep_on(rtc);
+    pthread_mutex_unlock(&rtc->lock);
+}
+
+static void begin_ticking(struct reactor_message *message)
+{
+    struct vm_rtc *rtc = (struct vm_rtc *)((char *)message - offsetof(struct vm_rtc, begin));
+
+    pthread_mutex_lock(&rtc->lock);
+    rtc->posted = false;
+    sleep_on(rtc);
+    pthread_mutex_unlock(&rtc->lock);
+}
+
+/* By any thread. */
+static void want_ticks(struct vm_rtc *rtc)
+{
+    if (rtc->sleeping || rtc->posted || !is_ticking(rtc))
+        return;
+    rtc->posted = true;
+    rtc->begin.run = begin_ticking;
+    reactor_post(rtc->options.reactor, &rtc->begin);
+}
+
+/* ---- registers ---- */
+
 /* Register A or B. A divider that is let go takes half a second to the first update. */
 static void write_control(struct vm_rtc *rtc, unsigned index, uint8_t value)
 {
     struct clock_state *state = &rtc->state;
     bool was_stopped = is_stopped(state), was_reset = is_reset(state);
 
+    look(rtc);
     if (!was_stopped)
         show(state, guest_time(rtc).tv_sec);
+    if (index == B && value & B_SET)
+        value &= (uint8_t)~UPDATED;
     state->cmos[index] = value;
     if (was_stopped && !is_stopped(state))
         set_time(rtc, shown(state), was_reset ? FIRST_NS : -1);
+    update_irq(rtc);
+    want_ticks(rtc);
 }
 
-/* ---- registers ---- */
+static uint8_t take_flags(struct vm_rtc *rtc)
+{
+    uint8_t flags;
+
+    look(rtc);
+    flags = rtc->state.cmos[C];
+    rtc->state.cmos[C] = 0;
+    update_irq(rtc);
+    return flags;
+}
 
 static uint8_t read_register(struct vm_rtc *rtc)
 {
@@ -200,7 +342,7 @@ static uint8_t read_register(struct vm_rtc *rtc)
         return (uint8_t)(state->cmos[A] |
                          (runs && time.tv_nsec >= SECOND_NS - UPDATE_NS ? A_UPDATING : 0));
     case C:
-        return 0;
+        return take_flags(rtc);
     case D:
         return D_VALID;
     default:
@@ -226,6 +368,7 @@ static void write_register(struct vm_rtc *rtc, uint8_t value)
     case D:
         break;
     default:
+        look(rtc); /* with the alarm as it was */
         if (sets_time)
             show(state, guest_time(rtc).tv_sec);
         state->cmos[state->index] = value;
@@ -275,16 +418,19 @@ static void real_time(struct timespec *time)
     clock_gettime(CLOCK_REALTIME, time);
 }
 
-struct vm_rtc *vm_rtc_new(void (*now)(struct timespec *time))
+struct vm_rtc *vm_rtc_new(const struct vm_rtc_options *options)
 {
     struct vm_rtc *rtc = calloc(1, sizeof(*rtc));
 
     if (!rtc)
         return NULL;
     pthread_mutex_init(&rtc->lock, NULL);
-    rtc->now = now ? now : real_time;
+    rtc->options = *options;
+    if (!options->now)
+        rtc->options.now = real_time;
     rtc->state.cmos[A] = A_FIRST;
     rtc->state.cmos[B] = B_24_HOURS;
+    rtc->seen = guest_time(rtc).tv_sec;
     return rtc;
 }
 
@@ -292,8 +438,23 @@ void vm_rtc_free(struct vm_rtc *rtc)
 {
     if (!rtc)
         return;
+    rtc->ending = true;
+    if (rtc->sleeping)
+        reactor_cancel(rtc->options.reactor, &rtc->sleep);
+    while (rtc->sleeping || rtc->posted)
+        reactor_step(rtc->options.reactor, true);
     pthread_mutex_destroy(&rtc->lock);
     free(rtc);
+}
+
+void vm_rtc_reset(struct vm_rtc *rtc)
+{
+    pthread_mutex_lock(&rtc->lock);
+    rtc->state.cmos[B] &= (uint8_t)~INTERRUPTS;
+    rtc->state.cmos[C] = 0;
+    rtc->seen = guest_time(rtc).tv_sec;
+    update_irq(rtc);
+    pthread_mutex_unlock(&rtc->lock);
 }
 
 /* ---- suspending ---- */
@@ -328,6 +489,9 @@ int vm_rtc_load(struct vm_rtc *rtc, const json_t *from, struct vdisk_error *erro
     state.cmos[A] &= (uint8_t)~A_UPDATING;
     pthread_mutex_lock(&rtc->lock);
     rtc->state = state;
+    rtc->seen = guest_time(rtc).tv_sec;
+    update_irq(rtc);
+    want_ticks(rtc);
     pthread_mutex_unlock(&rtc->lock);
     return 0;
 }

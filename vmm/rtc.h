@@ -4,16 +4,14 @@
  * shifted by what the guest has set, so that it is right after the machine was suspended, too. What
  * the guest sets lasts as long as the device.
  *
- * It raises no interrupts. The probe of Linux's driver (rtc-cmos) asks for registers that answer,
- * valid memory and the mode of 24 hours, and for no interrupt; the time is read and set without
- * one, and the kernel's timers are others. What is missing: an alarm never comes, so whoever waits
- * for one, or with hwclock for the next second, does so in vain; and there is no periodic
- * interrupt.
+ * It interrupts for an alarm (of a day, by its three registers) and for each update, and so once a
+ * second at most. There is no periodic interrupt: the kernel's timers are others.
  */
 #ifndef VMM_RTC_H
 #define VMM_RTC_H
 
 #include "bus.h"
+#include "reactor.h"
 
 #include "vdisk/error.h"
 
@@ -25,9 +23,19 @@
 
 struct vm_rtc;
 
-/* `now` says what time it is; NULL: CLOCK_REALTIME. NULL without memory. */
-struct vm_rtc *vm_rtc_new(void (*now)(struct timespec *time));
+struct vm_rtc_options {
+    void (*now)(struct timespec *time); /* NULL: CLOCK_REALTIME */
+    /* The level of the interrupt, by the thread that changes it; it calls nothing of the clock. */
+    void (*irq)(void *opaque, bool high);
+    void *opaque;
+    struct reactor *reactor; /* NULL: what has come is found out when the guest looks */
+};
+
+/* Begin and end are of the reactor's thread. NULL without memory. */
+struct vm_rtc *vm_rtc_new(const struct vm_rtc_options *options);
 void vm_rtc_free(struct vm_rtc *rtc); /* NULL is allowed */
+/* With the machine's reset: the time stays, interrupts are off. */
+void vm_rtc_reset(struct vm_rtc *rtc);
 /* -errno as vm_bus_add(). */
 int vm_rtc_add(struct vm_rtc *rtc, struct vm_bus *ports, uint64_t base);
 

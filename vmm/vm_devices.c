@@ -24,13 +24,23 @@ static void serial_irq(void *opaque, bool high)
         vm_machine_set_irq(devices->machine, VM_IRQ_SERIAL, high);
 }
 
+static void rtc_irq(void *opaque, bool high)
+{
+    const struct vm_devices *devices = opaque;
+
+    if (devices->machine)
+        vm_machine_set_irq(devices->machine, VM_IRQ_RTC, high);
+}
+
 static int begin_legacy(struct vm_devices *devices, const struct vm_power_events *power)
 {
+    const struct vm_rtc_options clock = {
+        .irq = rtc_irq, .opaque = devices, .reactor = devices->reactor};
     int rc;
 
     devices->serial = vm_serial_new(serial_irq, devices);
     devices->power = vm_power_new(power, NULL);
-    devices->rtc = vm_rtc_new(NULL);
+    devices->rtc = vm_rtc_new(&clock);
     devices->legacy = vm_ports_new(power->reset, power->opaque);
     if (!devices->serial || !devices->power || !devices->rtc || !devices->legacy)
         return -ENOMEM;
@@ -202,6 +212,7 @@ void vm_devices_reset(struct vm_devices *devices)
     }
     vm_power_reset(devices->power);
     vm_serial_reset(devices->serial);
+    vm_rtc_reset(devices->rtc);
 }
 
 void vm_devices_pause(struct vm_devices *devices)
