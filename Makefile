@@ -205,7 +205,7 @@ $(BUILD)/bin/vdisk-vmm: $(filter %/vdisk_vmm.c.o,$(VMM_OBJECTS)) $(VMM_LIBRARY) 
 	$(call link,$(DAEMON_LIBS))
 
 # What a test needs to be linked with besides is in tests/NAME.ldflags.
-$(TEST_PROGRAMS): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.c.o $(TESTKIT) $(VMM_LIBRARY) $(DAEMON_LIBRARY) \
+$(TEST_PROGRAMS): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.c.o $(TESTKIT) $(FUSE_LIBRARY) $(VMM_LIBRARY) $(DAEMON_LIBRARY) \
                   $(COMMON) $(BUILD)/link-flags $(wildcard tests/*.ldflags)
 	$(call say,LD,$@)
 	$(call link,$(strip $(file <tests/$*.ldflags)) $(DAEMON_LIBS) $(TOOL_LIBS) $(FUSE_LIBS) -lcmocka -lm)
@@ -215,12 +215,12 @@ $(BUILD)/bench/%: $(BUILD)/obj/bench/%.c.o $(TESTKIT) $(COMMON) $(BUILD)/link-fl
 	$(call link)
 
 $(FUZZ_PROGRAMS): $(BUILD)/%: $(BUILD)/obj/fuzz/%.c.o $(FUZZ_KIT_OBJECTS) \
-                  $(TESTKIT) $(VMM_LIBRARY) $(DAEMON_LIBRARY) $(COMMON) $(BUILD)/link-flags
+                  $(TESTKIT) $(FUSE_LIBRARY) $(VMM_LIBRARY) $(DAEMON_LIBRARY) $(COMMON) $(BUILD)/link-flags
 	$(call say,LD,$@)
 	$(call link,-fsanitize=fuzzer $(DAEMON_LIBS) $(TOOL_LIBS) $(FUSE_LIBS) -lcmocka -lm)
 
 $(CORPUS_PROGRAMS): $(BUILD)/tests/corpus_%: $(BUILD)/obj/fuzz/fuzz_%.c.o $(FUZZ_DRIVER) \
-                    $(FUZZ_KIT_OBJECTS) $(TESTKIT) $(VMM_LIBRARY) $(DAEMON_LIBRARY) $(COMMON) \
+                    $(FUZZ_KIT_OBJECTS) $(TESTKIT) $(FUSE_LIBRARY) $(VMM_LIBRARY) $(DAEMON_LIBRARY) $(COMMON) \
                     $(BUILD)/link-flags
 	$(call say,LD,$@)
 	$(call link,$(DAEMON_LIBS) $(TOOL_LIBS) $(FUSE_LIBS) -lcmocka -lm)
@@ -315,6 +315,7 @@ demo: all
 bench: all $(filter %/test_vm_suspend_ctl,$(TEST_PROGRAMS))
 	@VDISK="$(abspath $(BUILD)/bin/vdisk)" bash scripts/bench.sh
 	@VDISK="$(abspath $(BUILD)/bin/vdisk)" bash scripts/bench_serve.sh
+	@VDISK="$(abspath $(BUILD)/bin/vdisk)" bash scripts/bench_fuse.sh
 	@VDISK="$(abspath $(BUILD)/bin/vdisk)" bash scripts/bench_suspend.sh
 	@VDISK="$(abspath $(BUILD)/bin/vdisk)" bash scripts/bench_vm.sh
 
@@ -332,6 +333,7 @@ install: all
 	$(foreach page,$(MAN_PAGES),install -D -m 644 $(page) $(call man_path,$(page)) &&) true
 	install -D -m 644 $(COMPLETION) $(completion_dir)/vdisk
 	ln -sf vdisk $(completion_dir)/vdiskd
+	ln -sf vdisk $(completion_dir)/vdisk-fuse
 	install -d $(unit_dir)
 	sed 's|@BINDIR@|$(PREFIX)/bin|' dist/vdiskd.service >$(unit_dir)/vdiskd.service
 	install -m 644 dist/vdiskd.socket $(unit_dir)
@@ -343,7 +345,7 @@ install: all
 uninstall:
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(notdir $(PROGRAMS)))
 	rm -f $(foreach page,$(MAN_PAGES),$(call man_path,$(page))) $(completion_dir)/vdisk
-	rm -f $(completion_dir)/vdiskd $(users_dir)/vdiskd.conf $(doc_dir)/vdiskd.json
+	rm -f $(completion_dir)/vdiskd $(completion_dir)/vdisk-fuse $(users_dir)/vdiskd.conf $(doc_dir)/vdiskd.json
 	rm -f $(doc_dir)/control.md $(doc_dir)/vmm-control.md
 	rm -f $(unit_dir)/vdiskd.service $(unit_dir)/vdiskd.socket
 

@@ -291,7 +291,8 @@ static int engine_read(struct access *access, unsigned state, uint64_t offset, v
 }
 
 static int engine_map(struct access *access, unsigned state, uint64_t offset, uint64_t length,
-                      access_range *each, void *opaque, uint64_t *reached)
+                      access_range *each, void *opaque,
+                      uint64_t *reached) /* NOLINT(readability-non-const-parameter): of a table */
 {
     struct order order = {
         .kind = ORDER_MAP,

@@ -51,12 +51,12 @@ static bool is_ours(const char *name)
 /* Whether whoever made the snapshot of that name is there. */
 static bool is_alive(const char *name)
 {
-    unsigned long long start;
-    long pid;
+    char *end;
+    long pid = strtol(name + strlen(INSPECT_PREFIX), &end, 10);
 
-    if (sscanf(name + strlen(INSPECT_PREFIX), "%ld-%llu", &pid, &start) != 2)
+    if (pid <= 0 || *end != '-')
         return true; /* not a name that we make */
-    return pid > 0 && began(pid) == start;
+    return began(pid) == strtoull(end + 1, NULL, 10);
 }
 
 static json_t *request(const struct inspect *inspect, const char *command)
@@ -107,7 +107,8 @@ static int find_server(struct inspect *inspect, struct vdisk_error *error)
         rc = error_set(error, VDISK_E_NOT_FOUND,
                        "vdiskd serves NBD at no Unix socket; its option is --nbd unix:PATH");
     if (rc == 0)
-        strcpy(inspect->address.socket, first + strlen(scheme));
+        (void)snprintf(inspect->address.socket, sizeof(inspect->address.socket), "%s",
+                       first + strlen(scheme)); /* NOLINT: it is there */
     json_decref(list);
     return rc;
 }

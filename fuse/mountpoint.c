@@ -21,11 +21,13 @@
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define PROGRAM         "fusermount3"
 #define COMPLAINT_BYTES 256u
+#define READ_AHEAD_KIB  4096u /* several requests under way */
 #define SOURCE_BYTES    256u
 #define OPTIONS_BYTES   (2 * SOURCE_BYTES + 80u)
 
@@ -72,10 +74,10 @@ static void unescape(char *text)
     char *to = text;
 
     for (const char *at = text; *at;) {
-        unsigned value;
+        if (at[0] == '\\' && at[1] && at[2] && at[3]) {
+            const char digits[] = {at[1], at[2], at[3], 0};
 
-        if (*at == '\\' && sscanf(at + 1, "%3o", &value) == 1) {
-            *to++ = (char)value;
+            *to++ = (char)strtoul(digits, NULL, 8);
             at += 4;
         } else {
             *to++ = *at++;
@@ -175,6 +177,7 @@ static int start(struct helper *helper, char *const argv[], int channel)
 {
     int ends[2];
 
+    *helper = (struct helper){.complaints = -1};
     if (pipe2(ends, O_CLOEXEC))
         return -errno;
     helper->pid = fork();
@@ -316,6 +319,23 @@ static int keep(const char *folder, struct vdisk_error *error)
     return pid < 0 ? error_set(error, -EAGAIN, "%s", vdisk_strerror(-EAGAIN)) : 0;
 }
 
+/* What the kernel knows of the folder it may tell all the same; a list it has to ask for. */
+static bool is_dead(const char *folder)
+{
+    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool is_dead = fd < 0 && errno == ENOTCONN;
+
+    if (fd >= 0)
+        close(fd);
+    return is_dead;
+}
+
+static int dead(struct vdisk_error *error)
+{
+    return error_set(error, -ENOTCONN,
+                     "a mount whose server has ended is left there; `vdisk umount` takes it away");
+}
+
 static int check_folder(const char *folder, struct vdisk_error *error)
 {
     struct stat status;
@@ -323,14 +343,14 @@ static int check_folder(const char *folder, struct vdisk_error *error)
 
     if (stat(folder, &status)) {
         if (errno == ENOTCONN)
-            return error_set(error, -ENOTCONN,
-                             "a mount whose server has ended is left there; `vdisk umount` "
-                             "takes it away");
+            return dead(error);
         return error_set(error, -errno, "%s", vdisk_strerror(-errno));
     }
     if (!S_ISDIR(status.st_mode))
         return error_set(error, -ENOTDIR, "is no folder to mount at");
     used = mountpoint_is_used(folder);
+    if (used > 0 && is_dead(folder))
+        return dead(error);
     if (used > 0)
         return error_set(error, VDISK_E_EXISTS, "a drive is mounted there already");
     return 0;
@@ -353,6 +373,23 @@ int mountpoint_mount(const char *folder, const char *source, bool writable, int 
     return run_mount(folder, options, device, error);
 }
 
+void mountpoint_read_ahead(const char *folder)
+{
+    struct stat status;
+    char path[64];
+    FILE *file;
+
+    if (geteuid() != 0 || stat(folder, &status)) /* waits until the kernel knows its own limit */
+        return;
+    (void)snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", major(status.st_dev),
+                   minor(status.st_dev));
+    file = fopen(path, "we");
+    if (!file)
+        return;
+    (void)fprintf(file, "%u\n", READ_AHEAD_KIB);
+    (void)fclose(file);
+}
+
 /* ---- taking away ---- */
 
 /* What was mounted last below the path: 1, 0, or -errno. */
@@ -370,7 +407,7 @@ static int last_below(const char *path, char below[PATH_MAX])
         (void)look_at(line, path, &is_ours, &point);
         if (point && strncmp(point, path, length) == 0 && point[length] == '/' &&
             strlen(point) < PATH_MAX) {
-            strcpy(below, point);
+            memcpy(below, point, strlen(point) + 1);
             found = 1;
         }
     }

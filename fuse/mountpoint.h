@@ -26,6 +26,10 @@
 int mountpoint_mount(const char *folder, const char *source, bool writable, int *device,
                      struct vdisk_error *error);
 
+/* Has the kernel read further ahead than it does by itself; only root may. When the mount is up, by
+ * another process than the one that serves it. */
+void mountpoint_read_ahead(const char *folder);
+
 /* Whether a drive is mounted at the folder, alive or dead: 1 or 0, or -errno. */
 int mountpoint_is_used(const char *folder);
 

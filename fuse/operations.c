@@ -379,9 +379,9 @@ static void do_release(fuse_req_t request, fuse_ino_t inode, struct fuse_file_in
 {
     struct handle *handle = handle_of(file);
 
-    if (!contents_has(inode)) {
+    if (!contents_has(inode) && file->fh) {
         free(handle->text);
-        free(handle);
+        free(handle); /* NOLINT(clang-analyzer-unix.Malloc): not the one that is none */
     }
     (void)fuse_reply_err(request, 0);
 }
@@ -525,7 +525,7 @@ static void reply_taken(void *opaque)
 static void do_write(fuse_req_t request, fuse_ino_t inode, const char *data, size_t size,
                      off_t offset, struct fuse_file_info *file)
 {
-    const struct handle *handle = handle_of(file);
+    const struct handle handle = *handle_of(file); /* once we have replied it may go */
     struct writing writing = {.request = request, .length = size};
     struct access_change wanted = {
         .op = VDISK_WRITE,
@@ -538,14 +538,14 @@ static void do_write(fuse_req_t request, fuse_ino_t inode, const char *data, siz
     int rc;
 
     (void)inode;
-    if (wanted.offset >= handle->view.length) {
+    if (wanted.offset >= handle.view.length) {
         fail(request, size ? -ENOSPC : 0);
         return;
     }
-    if (writing.length > handle->view.length - wanted.offset)
-        writing.length = handle->view.length - wanted.offset;
+    if (writing.length > handle.view.length - wanted.offset)
+        writing.length = handle.view.length - wanted.offset;
     wanted.length = writing.length;
-    rc = change(server_of(request), handle, &wanted);
+    rc = change(server_of(request), &handle, &wanted);
     if (writing.replied)
         return;
     if (rc)

@@ -394,7 +394,9 @@ int main(int argc, char **argv)
     mount.by_kernel = mount.files && !mount.write && !mount.foreground && kernel_mount_may();
     if (!mount.foreground)
         status = background_begin(&mount.background);
-    if (status == STATUS_DONE && mount.by_kernel) /* we are who waited */
+    if (status == STATUS_DONE) /* we are who waited */
+        mountpoint_read_ahead(mount.folder);
+    if (status == STATUS_DONE && mount.by_kernel)
         kernel_mount_all(mount.folder);
     if (status != OPTIONS_GO_ON)
         return status;

@@ -8,10 +8,10 @@ cd "$(dirname "$0")/.."
 for tool in clang-tidy cppcheck shellcheck; do
     command -v "$tool" >/dev/null || { echo "lint: $tool is not installed" >&2; exit 1; }
 done
-mapfile -t sources < <(find libvdisk vdiskd vmm backup fuse tools tests fuzz bench -name '*.c' 2>/dev/null | sort)
+mapfile -t sources < <(find libvdisk vdiskd vmm tools backup fuse tests fuzz bench -name '*.c' 2>/dev/null | sort)
 [ ${#sources[@]} -gt 0 ] || { echo "lint: no sources" >&2; exit 1; }
-includes=(-Iinclude -Ilibvdisk -Ivdiskd -Ivmm -Ibackup -Ifuse -Itools -Itests -Ifuzz
-          -isystem /usr/include/fuse3)
+read -ra packages < <(pkg-config --cflags fuse3 ext2fs)
+includes=(-Iinclude -Ilibvdisk -Ivdiskd -Ivmm -Itools -Ibackup -Ifuse -Itests -Ifuzz "${packages[@]/#-I/-isystem}")
 status=0
 
 # shellcheck disable=SC2317  # run by the xargs below

@@ -23,7 +23,7 @@ TEST_PACKAGES=(
     libcmocka-dev
     e2fsprogs fdisk dosfstools xfsprogs openssl
     python3 python3-libnbd
-    fio libnbd-bin qemu-utils qemu-system-x86 curl
+    fio fuse3 libnbd-bin qemu-utils qemu-system-x86 curl procps
     valgrind acpica-tools socat passt
 )
 

@@ -8,10 +8,11 @@ fuse_missing() { # says what there is none of; nothing when all is there
     [ -c /dev/fuse ] || echo 'no /dev/fuse here'
 }
 
-if [ -n "$(fuse_missing)" ]; then
+need_fuse() {
+    [ -n "$(fuse_missing)" ] || return 0
     skip 'mounts' "$(fuse_missing | head -1)"
     exit 0
-fi
+}
 
 fuse_clean() {
     local folder

@@ -7,6 +7,7 @@
 . "$VDISK_SRC/tests/lib_serve.sh"
 # shellcheck source-path=SCRIPTDIR source=lib_fuse.sh
 . "$VDISK_SRC/tests/lib_fuse.sh"
+need_fuse
 
 drive a.vdk 64M
 data mixed $((20 << 20)) 1 mixed

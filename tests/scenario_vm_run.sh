@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # What `vdisk run` makes of its command line, on the real KVM: limits of each drive, names that have
-# commas, and what is refused before anything runs.
+# commas, what is refused before anything runs; and that its drives can be looked at meanwhile.
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$VDISK_SRC/tests/lib.sh"
+# shellcheck source-path=SCRIPTDIR source=lib_fuse.sh
+. "$VDISK_SRC/tests/lib_fuse.sh"
 
 kit=$VDISK_BUILD/tests/test_vm_suspend_ctl
 if [ ! -x "$kit" ] || ! vdisk-vmm --probe 2>&1 | grep -qE 'instructions|slow'; then
@@ -29,6 +31,8 @@ limits() { # NAME DRIVE EXPRESSION
     json "$1" "$3" vdisk ctl --vm "$vm" limits-get "drive$2"
 }
 for image in a b c,d e,f; do drive "$image.vdk" 1M; done
+data random 300000 1 random
+put random b.vdk 64K
 t 'a snapshot is made' vdisk snapshot create e,f.vdk one
 run --limits read-ops=50 --drive b.vdk,read-ops=100/200,write-bytes=1M --drive c,d.vdk \
     --drive c,,d.vdk@one,write-ops=7 2>.guest &
@@ -45,6 +49,27 @@ limits 'the second has its own' 1 \
 limits 'the third, whose name has a comma, has that of all' 2 "d['read_ops']['rate'] == 50"
 limits 'the snapshot of a fourth its own alone' 3 \
     "d['write_ops']['rate'] == 7 and d['read_ops']['rate'] == 0"
+
+# ---- its drives are looked at while it runs ----
+
+if [ -z "$(fuse_missing)" ]; then
+    mkdir m
+    told() { vdisk ctl --vm "$vm" snapshot-list "drive$1" --json | grep -c vdisk-mount; }
+    t 'its drive is mounted' vdisk mount vdiskd:drive1 m --vm "$vm"
+    same 'and read' m/disk b.model
+    is 'by a snapshot' "$(told 1)" 1
+    t 'it is unmounted' vdisk umount m
+    is 'which is gone' "$(told 1)" 0
+    t 'that which it writes as well' vdisk mount vdiskd:drive0 m --vm "$vm"
+    cp m/disk before
+    sleep 0.3
+    dd if=m/disk iflag=nocache count=0 status=none
+    same 'stands still' m/disk before
+    t 'it is unmounted, too' vdisk umount m
+    t 'the guest goes on' vdisk ctl --vm "$vm" info
+else
+    skip 'its drive is mounted' "$(fuse_missing | head -1)"
+fi
 t 'it is stopped' vdisk ctl --vm "$vm" stop
 wait $guest
 is 'and ends' $? 0
