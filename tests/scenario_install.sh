@@ -8,9 +8,11 @@
 . "$VDISK_SRC/tests/lib_serve.sh"
 
 files=(
-    bin/vdisk bin/vdiskd
+    bin/vdisk bin/vdiskd bin/vdisk-fuse
     share/man/man1/vdisk.1 share/man/man8/vdiskd.8 share/man/man8/vdisk-vmm.8
+    share/man/man8/vdisk-fuse.8
     share/bash-completion/completions/vdisk share/bash-completion/completions/vdiskd
+    share/bash-completion/completions/vdisk-fuse
     lib/systemd/system/vdiskd.service lib/systemd/system/vdiskd.socket lib/sysusers.d/vdiskd.conf
     share/doc/vdisk/vdiskd.json share/doc/vdisk/control.md share/doc/vdisk/vmm-control.md
 )
@@ -30,7 +32,8 @@ undocumented() { # MANUAL COMMAND...: its options that the manual does not name
 }
 is 'the manual of vdiskd has each option' "$(undocumented man8/vdiskd.8 vdiskd)" ''
 [ ! -x "$VDISK_BUILD/bin/vdisk-vmm" ] || is 'that of vdisk-vmm those of vdisk-vmm' "$(undocumented man8/vdisk-vmm.8 vdisk-vmm)" ''
-for command in serve run ctl 'audit verify'; do
+is 'that of vdisk-fuse those of vdisk-fuse' "$(undocumented man8/vdisk-fuse.8 vdisk-fuse)" ''
+for command in serve run ctl mount 'audit verify'; do
     # shellcheck disable=SC2086  # words
     is "and that of vdisk those of $command" "$(undocumented man1/vdisk.1 vdisk $command)" ''
 done
