@@ -66,7 +66,7 @@ int vb_packer_add(struct vb_packer *packer, struct vb_sealer *sealer, enum vb_re
 /* Ends the pack that is being filled; returns when all are put. */
 int vb_packer_flush(struct vb_packer *packer);
 /* Bytes of packs put so far. */
-uint64_t vb_packer_bytes(const struct vb_packer *packer);
+uint64_t vb_packer_bytes(struct vb_packer *packer);
 /* Forgets what was not flushed. NULL is allowed. */
 void vb_packer_close(struct vb_packer *packer);
 

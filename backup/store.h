@@ -92,5 +92,7 @@ int vb_id_compare(const void *a, const void *b); /* for qsort */
  */
 int vb_store_dir_open(const char *path, bool make, struct vb_store **out,
                       struct vdisk_error *error);
+/* Removes one that was made in vain. */
+void vb_store_dir_discard(const char *path);
 
 #endif
