@@ -5,7 +5,7 @@
 #ifndef BACKUP_MANIFEST_H
 #define BACKUP_MANIFEST_H
 
-#include "repo.h"
+#include "node.h"
 
 #define VB_TEXT_MAX          255u
 #define VB_TAG_TEXT_MAX      63u
