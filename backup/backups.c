@@ -9,6 +9,7 @@
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define OBJECTS_MAX (1u << 20)
 #define DIGITS_MIN  4u
