@@ -396,14 +396,20 @@ void vb_index_get(const struct vb_index *index, enum vb_record_kind kind, const 
     vb_index_entry(index, lower(index, kind, id) + which, found);
 }
 
-bool vb_index_has_trusted(const struct vb_index *index, enum vb_record_kind kind,
-                          const struct vb_id *id)
+bool vb_index_find_trusted(const struct vb_index *index, enum vb_record_kind kind,
+                           const struct vb_id *id, struct vb_found *found)
 {
     for (size_t at = lower(index, kind, id); is_it(index, at, kind, id); at++) {
-        if (index->rows[index->order[at]].trusted)
+        vb_index_entry(index, at, found);
+        if (found->trusted)
             return true;
     }
     return false;
+}
+
+size_t vb_index_pack_number(const struct vb_index *index, const struct vb_found *found)
+{
+    return (size_t)(found->pack - index->packs);
 }
 
 size_t vb_index_packs(const struct vb_index *index)

@@ -37,9 +37,11 @@ unsigned vb_index_count(const struct vb_index *index, enum vb_record_kind kind,
                         const struct vb_id *id);
 void vb_index_get(const struct vb_index *index, enum vb_record_kind kind, const struct vb_id *id,
                   unsigned which, struct vb_found *found);
-/* One that may be taken for our own. */
-bool vb_index_has_trusted(const struct vb_index *index, enum vb_record_kind kind,
-                          const struct vb_id *id);
+/* One that may be taken for our own; false: there is none. */
+bool vb_index_find_trusted(const struct vb_index *index, enum vb_record_kind kind,
+                           const struct vb_id *id, struct vb_found *found);
+/* The number of the pack that it is in, below vb_index_packs(). */
+size_t vb_index_pack_number(const struct vb_index *index, const struct vb_found *found);
 
 /* All packs that are known, also those that are not there (then length 0 in *stored). */
 size_t vb_index_packs(const struct vb_index *index);
