@@ -82,6 +82,16 @@ static int check_objects(struct verifying *verifying)
     return check_slots(verifying);
 }
 
+/* Not damage by itself: a crash, or a collection, leaves an index of packs that nobody needs. */
+static void remark_missing(struct verifying *verifying, const char *name)
+{
+    char text[TEXT_BYTES];
+
+    snprintf(text, sizeof(text), "packs/%.2s/%s: is missing; backups that need it are damaged",
+             name, name);
+    verifying->options->finding(verifying->options->opaque, text);
+}
+
 static int load_side(struct verifying *verifying, enum vb_place place, struct verify_side *side)
 {
     int result = vb_index_load(verifying->repo, place, index_bad, verifying, &side->index);
@@ -100,12 +110,17 @@ static int load_side(struct verifying *verifying, enum vb_place place, struct ve
             continue;
         vb_id_text(text, &pack->name);
         if (stored == 0)
-            vb_verify_find(verifying, "packs/%.2s/%s: is missing", text, text);
+            remark_missing(verifying, text);
         else
             vb_verify_find(verifying, "packs/%.2s/%s: has %llu bytes, not %llu", text, text,
                            (unsigned long long)stored, (unsigned long long)pack->length);
-        for (uint32_t k = 0; stored && k < pack->entry_count; k++)
-            side->bad[vb_index_pack_first(side->index, i) + k] = 1;
+        for (uint32_t k = 0; stored && k < pack->entry_count; k++) {
+            size_t number = vb_index_pack_first(side->index, i) + k;
+            struct vb_found found;
+
+            vb_index_entry(side->index, number, &found);
+            side->bad[number] = found.entry->offset + (uint64_t)found.entry->length > stored;
+        }
     }
     return 0;
 }

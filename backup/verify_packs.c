@@ -64,7 +64,7 @@ static int fetch(struct verifying *verifying, struct lane *lane, const struct pa
     struct vb_id name;
     int result;
 
-    if (task->stored != task->pack->length)
+    if (task->stored > VB_PACK_MAX)
         return VDISK_E_MALFORMED;
     if (lane->room < task->stored) {
         free(lane->bytes);
@@ -105,6 +105,8 @@ static void work(void *opaque, void *state, struct vb_task *vb_task)
         vb_index_entry(side->index, first + i, &found);
         if (task->result && task->result != VDISK_E_NOT_AUTHENTIC)
             right = false; /* it could not be read */
+        else if (found.entry->offset + (uint64_t)found.entry->length > task->stored)
+            right = false;
         else if (can_open(verifying, found.entry))
             right = vb_record_read_at(lane->reader, &found, lane->bytes + found.entry->offset,
                                       &data, &length) == 0;
