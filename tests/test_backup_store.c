@@ -116,7 +116,7 @@ static void test_what_was_not_synced_leaves_nothing(void **state)
 {
     struct vb_store *store = open_store(true);
     struct vb_id name;
-    char command[400];
+    char command[800];
 
     (void)state;
     put(store, VB_CONFIG, "config", &name);
