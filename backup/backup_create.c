@@ -2,9 +2,9 @@
 /*
  * Making a backup (SPEC.md B11); see backup_create.h.
  *
- * The drive's spans are collected leaf by leaf; a leaf's chunks go to the threads as tasks, and when
- * all are back the leaf is encoded and packed. Some leaves are under way at once. The inner nodes
- * are made at the end, level by level, from the list of leaves that are new.
+ * The drive's spans are collected leaf by leaf; a leaf's chunks go to the threads as tasks, and
+ * when all are back the leaf is encoded and packed. Some leaves are under way at once. The inner
+ * nodes are made at the end, level by level, from the list of leaves that are new.
  *
  * Order on disk: packs and the index objects that name them, then, after a sync, the manifest.
  */
@@ -379,7 +379,8 @@ static int put_indexes(struct creating *creating)
     return result ? result : store->ops->sync(store);
 }
 
-/* --- what others may have taken away ------------------------------------------------------------- */
+/* --- what others may have taken away -------------------------------------------------------------
+ */
 
 static bool bring_back(void *opaque, const struct vb_id *name, uint64_t bytes)
 {
@@ -418,9 +419,9 @@ static int keep_alive(struct creating *creating)
     const struct vb_create_options *options = creating->options;
 
     if (options->progress &&
-        !options->progress(options->opaque, creating->done < creating->drive->size
-                                                ? creating->done
-                                                : creating->drive->size,
+        !options->progress(options->opaque,
+                           creating->done < creating->drive->size ? creating->done
+                                                                  : creating->drive->size,
                            creating->drive->size))
         return error_set(creating->error, -ECANCELED, "%s", vdisk_strerror(-ECANCELED));
     return vb_lease_beat(creating->repo, &creating->lease);
@@ -480,8 +481,8 @@ static int begin(struct creating *creating)
         result = vb_packer_open(repo, false, keep_packed, &creating->data_packed,
                                 &creating->shared.packer);
     if (result == 0)
-        result = vb_packer_open(repo, true, keep_packed, &creating->tree_packed,
-                                &creating->tree_packer);
+        result =
+            vb_packer_open(repo, true, keep_packed, &creating->tree_packed, &creating->tree_packer);
     if (result == 0) {
         result = vb_crew_start(creating->options->threads, &vb_chunk_ops, &creating->shared,
                                &creating->crew);

@@ -11,15 +11,15 @@
 struct vb_create_options {
     struct vb_repo *repo;
     struct vb_drive *drive;
-    unsigned threads; /* 0: one for each processor */
+    unsigned threads;         /* 0: one for each processor */
     vdisk_progress *progress; /* NULL: none */
     void *opaque;
 };
 
 struct vb_create_result {
-    struct vb_id name; /* of the manifest */
-    uint64_t bytes_read;   /* of the drive */
-    uint64_t bytes_stored; /* into packs */
+    struct vb_id name;                                          /* of the manifest */
+    uint64_t bytes_read;                                        /* of the drive */
+    uint64_t bytes_stored;                                      /* into packs */
     uint64_t chunks_stored, chunks_known, chunks_zero, patches; /* of those that were looked at */
 };
 

@@ -110,8 +110,8 @@ static int take_back(struct restoring *restoring, struct chunk_task *task)
         return task->result;
     }
     if (!target->any_thread) {
-        int result = target->write(target, task->offset, task->buffer, task->length,
-                                   restoring->error);
+        int result =
+            target->write(target, task->offset, task->buffer, task->length, restoring->error);
 
         if (result)
             return result;
@@ -215,8 +215,8 @@ static int zero_up_to(struct zeroing *zeroing, uint64_t offset)
     int result = 0;
 
     if (offset > zeroing->at)
-        result = target->zeros(target, zeroing->at, offset - zeroing->at,
-                               zeroing->restoring->error);
+        result =
+            target->zeros(target, zeroing->at, offset - zeroing->at, zeroing->restoring->error);
     zeroing->at = offset;
     return result;
 }
@@ -239,14 +239,13 @@ static int zero_leaf(void *opaque, uint64_t index, const struct vb_node *leaf)
 }
 
 static int walk(struct restoring *restoring,
-                int (*leaf)(void *opaque, uint64_t index, const struct vb_node *leaf),
-                void *opaque)
+                int (*leaf)(void *opaque, uint64_t index, const struct vb_node *leaf), void *opaque)
 {
     const struct vb_manifest *manifest = &restoring->options->backup->manifest;
     const struct vb_walk walk = {.leaf = leaf, .opaque = opaque};
 
-    return vb_tree_walk(restoring->reader, restoring->tree, &manifest->root, manifest->level,
-                        &walk, restoring->error);
+    return vb_tree_walk(restoring->reader, restoring->tree, &manifest->root, manifest->level, &walk,
+                        restoring->error);
 }
 
 static int write_zeros(struct restoring *restoring)

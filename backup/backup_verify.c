@@ -43,8 +43,7 @@ static void missing(void *opaque, const struct vb_backup *after)
     vb_verify_find(opaque,
                    "backups/%s: is missing, and no record says that it was pruned; backup %.16s "
                    "follows it",
-                   vb_id_text(previous, &after->manifest.previous),
-                   vb_id_text(text, &after->name));
+                   vb_id_text(previous, &after->manifest.previous), vb_id_text(text, &after->name));
 }
 
 static int check_slots(struct verifying *verifying)
@@ -130,10 +129,10 @@ static int load_side(struct verifying *verifying, enum vb_place place, struct ve
 struct looking {
     struct verifying *verifying;
     const struct vb_backup *backup;
-    struct vb_idset *good;             /* nodes below which all is well */
+    struct vb_idset *good;              /* nodes below which all is well */
     uint64_t entered[VB_LEVEL_MAX + 1]; /* damaged bytes when it was */
-    uint64_t damaged;                  /* bytes of the drive */
-    char why[2 * TEXT_BYTES];          /* of the first */
+    uint64_t damaged;                   /* bytes of the drive */
+    char why[2 * TEXT_BYTES];           /* of the first */
     bool no_memory;
 };
 
@@ -148,8 +147,8 @@ static uint64_t inside(const struct looking *looking, uint64_t offset, uint64_t 
 static void damage(struct looking *looking, uint64_t offset, uint64_t length, const char *why)
 {
     if (!looking->damaged)
-        snprintf(looking->why, sizeof(looking->why), "from %llu on, %s",
-                 (unsigned long long)offset, why);
+        snprintf(looking->why, sizeof(looking->why), "from %llu on, %s", (unsigned long long)offset,
+                 why);
     looking->damaged += inside(looking, offset, length);
 }
 

@@ -42,8 +42,8 @@ static int load_manifest(struct vb_repo *repo, const struct vb_segment_keys *key
 
     if (!vb_repo_may_sign(repo, &object->signer, VB_OBJECT_MANIFEST, &object->name))
         return VDISK_E_NOT_AUTHENTIC;
-    result = vb_body_open(keys, VB_RECORD_MANIFEST, object->body, object->body_bytes, &payload,
-                          &length);
+    result =
+        vb_body_open(keys, VB_RECORD_MANIFEST, object->body, object->body_bytes, &payload, &length);
     if (result)
         return result;
     result = vb_manifest_decode(&backup.manifest, payload, length);
@@ -95,8 +95,8 @@ static int load(struct vb_repo *repo, const struct vb_segment_keys *keys, const 
     if (result == 0) {
         result = load_manifest(repo, keys, &object, backups);
     } else if (result == VDISK_E_MALFORMED) {
-        result = vb_object_get(repo->store, VB_BACKUPS, name, repo->config.repo_id,
-                               VB_OBJECT_PRUNE, &object);
+        result = vb_object_get(repo->store, VB_BACKUPS, name, repo->config.repo_id, VB_OBJECT_PRUNE,
+                               &object);
         if (result)
             return result;
         result = load_prune(repo, keys, &object, backups);

@@ -34,7 +34,8 @@ struct vb_drive {
     const struct vb_backup *base; /* what the spans are changes against; NULL: nothing */
 };
 
-/* --- a raw file or block device ----------------------------------------------------------------- */
+/* --- a raw file or block device -----------------------------------------------------------------
+ */
 
 /* `path` must outlive it. 0 or an error. */
 int vb_drive_raw_open(const char *path, struct vb_drive **out, struct vdisk_error *error);
@@ -55,7 +56,8 @@ struct vb_image_options {
 /*
  * Opens the image, makes the snapshot for the next backup and finds the newest one to build on.
  * Then the image can be read by others, and not written, until it is closed. Fills in the
- * manifest: drive, sequence, previous, size, created, snapshot, image facts. Errors of vdisk_open().
+ * manifest: drive, sequence, previous, size, created, snapshot, image facts. Errors of
+ * vdisk_open().
  */
 int vb_image_open(const struct vb_image_options *options, struct vb_manifest *manifest,
                   struct vb_image **out, struct vdisk_error *error);

@@ -45,9 +45,9 @@ static int copy_error(struct vdisk_image *image, int result, struct vdisk_error 
     return error_set(error, result, "%s", last->code ? last->text : vdisk_strerror(result));
 }
 
-static int open_image(const struct vb_image_options *options,
-                      const struct vdisk_unlocked *unlocked, bool read_only, size_t cache,
-                      struct vdisk_image **image, struct vdisk_error *error)
+static int open_image(const struct vb_image_options *options, const struct vdisk_unlocked *unlocked,
+                      bool read_only, size_t cache, struct vdisk_image **image,
+                      struct vdisk_error *error)
 {
     struct vdisk_open_options open_options = {
         .struct_bytes = sizeof(open_options),
@@ -79,8 +79,7 @@ static int reader_open(struct vb_drive *drive, void **out, struct vdisk_error *e
 
     if (!reader)
         return -ENOMEM;
-    result =
-        open_image(image->options, image->unlocked, true, READER_CACHE, &reader->image, error);
+    result = open_image(image->options, image->unlocked, true, READER_CACHE, &reader->image, error);
     if (result) {
         free(reader);
         return result;
@@ -129,10 +128,10 @@ static int look(struct vb_image *image, uint64_t from, struct vdisk_error *error
     int result;
 
     image->next = image->count = 0;
-    result = image->before ? vdisk_diff_part(image->image, image->before, &range, take_extent,
-                                             image, &image->reached)
-                           : vdisk_map_part(image->image, &range, true, take_extent, image,
-                                            &image->reached);
+    result = image->before
+                 ? vdisk_diff_part(image->image, image->before, &range, take_extent, image,
+                                   &image->reached)
+                 : vdisk_map_part(image->image, &range, true, take_extent, image, &image->reached);
     if (result)
         return copy_error(image->image, result, error);
     /* Ended by us: it goes on behind the last one. */

@@ -44,8 +44,7 @@ static bool take_text(struct vb_cursor *cursor, size_t max, char *text)
 
 /* --- manifests ---------------------------------------------------------------------------- */
 
-size_t vb_manifest_encode(const struct vb_manifest *manifest,
-                          uint8_t bytes[static VB_MANIFEST_MAX])
+size_t vb_manifest_encode(const struct vb_manifest *manifest, uint8_t bytes[static VB_MANIFEST_MAX])
 {
     struct vb_pen pen = {.at = bytes, .end = bytes + VB_MANIFEST_MAX};
 
@@ -90,7 +89,7 @@ static void take_numbers(struct vb_cursor *cursor, struct vb_manifest *manifest)
     manifest->level = (uint8_t)vb_take_le(cursor, 1);
     manifest->consistency = (uint8_t)vb_take_le(cursor, 1);
     manifest->source = (uint8_t)vb_take_le(cursor, 1);
-    cursor->failed |= cursor->at < cursor->end && *cursor->at > 1;
+    cursor->failed |= cursor->at<cursor->end && * cursor->at> 1;
     manifest->compress = vb_take_le(cursor, 1) == 1;
     manifest->compress_level = (int8_t)(uint8_t)vb_take_le(cursor, 1);
     vb_take_zero(cursor, 3);

@@ -28,8 +28,8 @@ enum vb_source_kind {
 struct vb_manifest {
     uint8_t drive[VB_DRIVE_ID_BYTES];
     uint64_t sequence;
-    uint64_t size;     /* bytes */
-    int64_t created;   /* nanoseconds since 1970 */
+    uint64_t size;            /* bytes */
+    int64_t created;          /* nanoseconds since 1970 */
     uint64_t immutable_until; /* seconds since 1970; 0 */
     struct vb_id previous;
     struct vb_id root; /* zero: the drive is all zeros */
@@ -100,8 +100,7 @@ void vb_backups_release(struct vb_backups *backups);
 /* The newest of a drive, NULL: none. */
 const struct vb_backup *vb_backups_newest(const struct vb_backups *backups,
                                           const uint8_t drive[static VB_DRIVE_ID_BYTES]);
-const struct vb_backup *vb_backups_find(const struct vb_backups *backups,
-                                        const struct vb_id *name);
+const struct vb_backup *vb_backups_find(const struct vb_backups *backups, const struct vb_id *name);
 bool vb_backups_is_pruned(const struct vb_backups *backups, const struct vb_id *name);
 /* Names that a manifest has as its previous one, and which are neither there nor pruned: calls
  * missing() for each. */

@@ -142,9 +142,8 @@ static int step(struct walking *walking, const struct vb_id *id, unsigned level,
         return 0;
     result = vb_node_read(walking->reader, walking->tree, id, level, node, walking->error);
     if (result)
-        return walk->bad
-                   ? walk->bad(walk->opaque, id, level, index, result, walking->error)
-                   : result;
+        return walk->bad ? walk->bad(walk->opaque, id, level, index, result, walking->error)
+                         : result;
     if (level == 0)
         result = walk->leaf(walk->opaque, index, node);
     for (unsigned i = 0; level > 0 && i < VB_NODE_CHILDREN && result == 0; i++) {

@@ -19,7 +19,7 @@ enum vb_slot_state {
 };
 
 struct vb_node_entry {
-    uint8_t state; /* enum vb_slot_state */
+    uint8_t state;   /* enum vb_slot_state */
     struct vb_id id; /* of the base or the child */
     uint8_t bitmap[VB_BITMAP_BYTES];
     struct vb_id patch;

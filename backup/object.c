@@ -94,8 +94,8 @@ static int take_apart(struct vb_object *object, const uint8_t *repo_id, enum vb_
     return 0;
 }
 
-int vb_object_open(uint8_t *bytes, size_t length, const uint8_t *repo_id,
-                   enum vb_object_kind kind, struct vb_object *object)
+int vb_object_open(uint8_t *bytes, size_t length, const uint8_t *repo_id, enum vb_object_kind kind,
+                   struct vb_object *object)
 {
     struct vb_object opened = {.bytes = bytes, .length = length};
     int result = take_apart(&opened, repo_id, kind);

@@ -11,8 +11,8 @@
 #define VB_HEADER_BYTES      32u
 #define VB_SIGNED_HEAD_BYTES 64u
 #define VB_SIGNATURE_BYTES   64u
-#define VB_SIGN_KEY_BYTES    32u /* public */
-#define VB_SEED_BYTES        32u /* secret */
+#define VB_SIGN_KEY_BYTES    32u        /* public */
+#define VB_SEED_BYTES        32u        /* secret */
 #define VB_OBJECT_MAX        (8u << 20) /* of a signed object */
 
 enum vb_object_kind {
@@ -60,8 +60,8 @@ int vb_object_make(const struct vb_header *header, const uint8_t seed[static VB_
  * VDISK_E_MALFORMED, VDISK_E_UNSUPPORTED, VDISK_E_NOT_AUTHENTIC (of another repository, too,
  * where repo_id is not NULL).
  */
-int vb_object_open(uint8_t *bytes, size_t length, const uint8_t *repo_id,
-                   enum vb_object_kind kind, struct vb_object *object);
+int vb_object_open(uint8_t *bytes, size_t length, const uint8_t *repo_id, enum vb_object_kind kind,
+                   struct vb_object *object);
 
 /* Gets the whole object, compares its name, and opens it. Also -errno of the store. */
 int vb_object_get(struct vb_store *store, enum vb_place place, const struct vb_id *name,

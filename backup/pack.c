@@ -67,8 +67,8 @@ int vb_directory_decode(const uint8_t *payload, size_t length, uint64_t pack_byt
     int result;
 
     vb_take_zero(&cursor, 4);
-    if (cursor.failed || wanted > VB_PACK_ENTRIES_MAX || pack_bytes > VB_PACK_MAX ||
-        segments < 1 || segments > VB_PACK_SEGMENTS ||
+    if (cursor.failed || wanted > VB_PACK_ENTRIES_MAX || pack_bytes > VB_PACK_MAX || segments < 1 ||
+        segments > VB_PACK_SEGMENTS ||
         (size_t)(cursor.end - cursor.at) != (size_t)wanted * VB_ENTRY_BYTES)
         return VDISK_E_MALFORMED;
     list = calloc(wanted ? wanted : 1, sizeof(*list));
@@ -103,8 +103,8 @@ static int open_directory(const struct vb_repo *repo, const uint8_t *segment_hea
     if (result == 0)
         result = vb_sealer_new(repo->config.repo_id, &sealer);
     if (result == 0)
-        result = vb_sealer_open(sealer, segment, &context, sealed, sealed_bytes,
-                                VB_RECORD_META_MAX, &payload, &length);
+        result = vb_sealer_open(sealer, segment, &context, sealed, sealed_bytes, VB_RECORD_META_MAX,
+                                &payload, &length);
     if (result == 0)
         result = vb_directory_decode(payload, length, pack->length, pack->segment_count,
                                      &pack->entries, &pack->entry_count);

@@ -33,7 +33,7 @@ struct buffer {
     enum state state;
     uint8_t *bytes;
     size_t used;
-    unsigned sealing; /* threads that are at it */
+    unsigned sealing;                  /* threads that are at it */
     struct vb_segment *segment, *meta; /* of records; of the directory */
     uint16_t segment_count;
     struct vb_entry *entries;
@@ -55,7 +55,8 @@ struct vb_packer {
     uint64_t bytes;
 };
 
-/* --- the thread: from a closed pack to the store ------------------------------------------------ */
+/* --- the thread: from a closed pack to the store ------------------------------------------------
+ */
 
 static int add_directory(struct vb_packer *packer, struct vb_sealer *sealer, struct buffer *buffer)
 {

@@ -155,9 +155,8 @@ void vb_pins_release(struct vb_pins *pins)
 int vb_pins_check_repo(const struct vb_pins *pins, const struct vb_repo *repo,
                        struct vdisk_error *error)
 {
-    if (pins->known &&
-        (memcmp(pins->repo_id, repo->config.repo_id, VB_REPO_ID_BYTES) != 0 ||
-         !vb_id_equal(&pins->root_public, &repo->config.root_public)))
+    if (pins->known && (memcmp(pins->repo_id, repo->config.repo_id, VB_REPO_ID_BYTES) != 0 ||
+                        !vb_id_equal(&pins->root_public, &repo->config.root_public)))
         return error_set(error, VDISK_E_NOT_AUTHENTIC,
                          "is another repository than the one seen here before; if that is right, "
                          "remove %s",

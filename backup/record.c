@@ -114,8 +114,8 @@ int vb_record_read_at(struct vb_reader *reader, const struct vb_found *found, co
     if (result)
         return result;
     if (!sealed) {
-        result = store->ops->get(store, VB_PACKS, &found->pack->name, entry->offset,
-                                 reader->sealed, entry->length);
+        result = store->ops->get(store, VB_PACKS, &found->pack->name, entry->offset, reader->sealed,
+                                 entry->length);
         if (result)
             return result;
         sealed = reader->sealed;
@@ -147,9 +147,9 @@ static int explain(const struct vb_found *found, enum vb_record_kind kind, int r
                      result == -ENOENT ? "the pack is gone" : vdisk_strerror(result));
 }
 
-int vb_record_read(struct vb_reader *reader, const struct vb_index *index,
-                   enum vb_record_kind kind, const struct vb_id *id, const uint8_t **data,
-                   size_t *length, struct vdisk_error *error)
+int vb_record_read(struct vb_reader *reader, const struct vb_index *index, enum vb_record_kind kind,
+                   const struct vb_id *id, const uint8_t **data, size_t *length,
+                   struct vdisk_error *error)
 {
     unsigned count = vb_index_count(index, kind, id);
     char text[VB_NAME_TEXT_BYTES];

@@ -17,9 +17,9 @@ void vb_reader_free(struct vb_reader *reader); /* NULL is allowed */
  * VDISK_E_NOT_FOUND (in no index, or no pack of it is there), VDISK_E_NOT_AUTHENTIC,
  * VDISK_E_WRONG_KEY (the role cannot read data), -errno; `error` says which object it is.
  */
-int vb_record_read(struct vb_reader *reader, const struct vb_index *index,
-                   enum vb_record_kind kind, const struct vb_id *id, const uint8_t **data,
-                   size_t *length, struct vdisk_error *error);
+int vb_record_read(struct vb_reader *reader, const struct vb_index *index, enum vb_record_kind kind,
+                   const struct vb_id *id, const uint8_t **data, size_t *length,
+                   struct vdisk_error *error);
 /* One place of a record, out of the pack's bytes at hand (from entry->offset on) or, where they are
  * NULL, the store. */
 int vb_record_read_at(struct vb_reader *reader, const struct vb_found *found, const uint8_t *sealed,

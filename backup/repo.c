@@ -70,7 +70,8 @@ bool vb_repo_trusts(const struct vb_repo *repo, const struct vb_id *signer)
 
     if (!writer || vb_repo_revocation(repo, signer))
         return false;
-    return writer->role != VB_ROLE_PUT || (repo->keys && vb_id_equal(signer, &repo->keys->sign_public));
+    return writer->role != VB_ROLE_PUT ||
+           (repo->keys && vb_id_equal(signer, &repo->keys->sign_public));
 }
 
 void vb_repo_segment_keys(const struct vb_repo *repo, struct vb_segment_keys *keys)
@@ -190,8 +191,7 @@ static int load_config(struct vb_repo *repo, struct vdisk_error *error)
 {
     static const struct vb_id any;
     struct vb_object object;
-    int result =
-        vb_object_get(repo->store, VB_CONFIG, &any, NULL, VB_OBJECT_CONFIG, &object);
+    int result = vb_object_get(repo->store, VB_CONFIG, &any, NULL, VB_OBJECT_CONFIG, &object);
 
     if (result == 0) {
         result = vb_config_decode(&repo->config, object.body, object.body_bytes);
@@ -199,17 +199,16 @@ static int load_config(struct vb_repo *repo, struct vdisk_error *error)
         repo->config.root_public = object.signer;
         vb_object_release(&object);
     }
-    return result ? error_set(error, result, "its config cannot be used: %s",
-                              vdisk_strerror(result))
-                  : 0;
+    return result
+               ? error_set(error, result, "its config cannot be used: %s", vdisk_strerror(result))
+               : 0;
 }
 
 /* What the root signed, of a place; else an error. */
 static int get_root_signed(struct vb_repo *repo, enum vb_place place, enum vb_object_kind kind,
                            const struct vb_id *name, struct vb_object *object)
 {
-    int result =
-        vb_object_get(repo->store, place, name, repo->config.repo_id, kind, object);
+    int result = vb_object_get(repo->store, place, name, repo->config.repo_id, kind, object);
 
     if (result == 0 && !vb_id_equal(&object->signer, &repo->config.root_public)) {
         vb_object_release(object);
@@ -250,8 +249,7 @@ static int load_writers(struct vb_repo *repo)
     return result;
 }
 
-int vb_repo_slots(struct vb_repo *repo, struct vb_slot **slots, struct vb_id **names,
-                  size_t *count)
+int vb_repo_slots(struct vb_repo *repo, struct vb_slot **slots, struct vb_id **names, size_t *count)
 {
     struct vb_id *all = NULL;
     struct vb_slot *list;
@@ -285,8 +283,7 @@ static int explain_unlock(int result, size_t slots, struct vdisk_error *error)
 {
     switch (result) {
     case VDISK_E_UNSUPPORTED:
-        return error_set(error, result,
-                         "a keyslot asks for a key derivation outside the limits");
+        return error_set(error, result, "a keyslot asks for a key derivation outside the limits");
     case -ENOMEM:
         return error_set(error, result, "out of memory for the key derivation");
     case VDISK_E_WRONG_KEY:
@@ -373,8 +370,7 @@ static int need_read(const struct vb_repo *repo, struct vdisk_error *error)
 }
 
 int vb_repo_key_add(struct vb_repo *repo, enum vb_role role, const struct vdisk_key *key,
-                    bool emergency, const char *name, struct vb_id *slot,
-                    struct vdisk_error *error)
+                    bool emergency, const char *name, struct vb_id *slot, struct vdisk_error *error)
 {
     struct vb_keys *keys;
     int result = need_read(repo, error);

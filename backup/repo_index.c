@@ -160,7 +160,7 @@ struct vb_index {
     size_t pack_count, pack_room;
     struct row *rows;
     size_t row_count, row_room;
-    uint32_t *order; /* of rows, by kind and id */
+    uint32_t *order;       /* of rows, by kind and id */
     struct stored *stored; /* packs in the store, by name; while loading */
     size_t stored_count, stored_room;
     bool no_memory;
@@ -208,8 +208,7 @@ static int add_pack(struct vb_index *index, struct vb_pack *pack, bool trusted)
     if (!grow(&index->packs, &index->pack_room, index->pack_count + 1, sizeof(*index->packs)) ||
         !grow(&index->pack_stored, &pack_room, index->pack_count + 1,
               sizeof(*index->pack_stored)) ||
-        !grow(&index->pack_first, &first_room, index->pack_count + 1,
-              sizeof(*index->pack_first)) ||
+        !grow(&index->pack_first, &first_room, index->pack_count + 1, sizeof(*index->pack_first)) ||
         !grow(&index->rows, &index->row_room, index->row_count + pack->entry_count,
               sizeof(*index->rows))) {
         vb_pack_release(pack);
@@ -238,8 +237,8 @@ static int load_object(struct vb_repo *repo, enum vb_place place, const struct v
     uint8_t *payload = NULL;
     size_t length, count = 0;
     bool trusted;
-    int result = vb_object_get(repo->store, place, name, repo->config.repo_id, VB_OBJECT_INDEX,
-                               &object);
+    int result =
+        vb_object_get(repo->store, place, name, repo->config.repo_id, VB_OBJECT_INDEX, &object);
 
     if (result)
         return result;
@@ -250,8 +249,8 @@ static int load_object(struct vb_repo *repo, enum vb_place place, const struct v
     else if (object.header.detail != (place == VB_INDEX_DATA ? 1 : 2))
         result = VDISK_E_MALFORMED;
     if (result == 0)
-        result = vb_body_open(&keys, VB_RECORD_INDEX, object.body, object.body_bytes, &payload,
-                              &length);
+        result =
+            vb_body_open(&keys, VB_RECORD_INDEX, object.body, object.body_bytes, &payload, &length);
     vb_object_release(&object);
     if (result == 0)
         result = vb_index_decode(payload, length, &packs, &count);
@@ -435,8 +434,8 @@ size_t vb_index_entries(const struct vb_index *index)
 
 size_t vb_index_number(const struct vb_index *index, const struct vb_found *found)
 {
-    const struct row *row =
-        (const struct row *)(const void *)((const char *)found->entry - offsetof(struct row, entry));
+    const struct row *row = (const struct row *)(const void *)((const char *)found->entry -
+                                                               offsetof(struct row, entry));
 
     return (size_t)(row - index->rows);
 }

@@ -98,8 +98,8 @@ int vb_slot_wrap(struct vb_slot *slot, const struct vb_keys *keys, const struct 
  * VDISK_E_WRONG_KEY, VDISK_E_UNSUPPORTED (its cost), -ENOMEM. `keys` is in locked memory. The root
  * key that comes out is compared with `root_public`.
  */
-int vb_slot_unwrap(const struct vb_slot *slot, const struct vdisk_key *key,
-                   const uint8_t *repo_id, const struct vb_id *root_public, struct vb_keys *keys);
+int vb_slot_unwrap(const struct vb_slot *slot, const struct vdisk_key *key, const uint8_t *repo_id,
+                   const struct vb_id *root_public, struct vb_keys *keys);
 const char *vb_slot_kind_name(enum vb_slot_kind kind);
 
 /* The text of an emergency key, and back: false where it is none or has a slip in it. */

@@ -203,8 +203,7 @@ static void make_ad(const struct vb_slot *slot, const uint8_t *repo_id, uint8_t 
 
 /* --- wrapping ----------------------------------------------------------------------------- */
 
-static int choose_cost(struct vb_slot *slot, const struct vdisk_key *key,
-                       struct vdisk_error *error)
+static int choose_cost(struct vb_slot *slot, const struct vdisk_key *key, struct vdisk_error *error)
 {
     if (key->length == 0)
         return error_set(error, -EINVAL, "the key is empty");
@@ -243,8 +242,8 @@ static int wrap_secret(struct vb_slot *slot, const struct vdisk_key *key, const 
     return result;
 }
 
-static int wrap_recipient(struct vb_slot *slot, const struct vdisk_key *key,
-                          const uint8_t *payload, struct vdisk_error *error)
+static int wrap_recipient(struct vb_slot *slot, const struct vdisk_key *key, const uint8_t *payload,
+                          struct vdisk_error *error)
 {
     if (key->length != VDISK_PUBLIC_KEY_BYTES)
         return error_set(error, -EINVAL, "this is not a public key");
@@ -278,8 +277,9 @@ int vb_slot_wrap(struct vb_slot *slot, const struct vb_keys *keys, const struct 
     uint8_t *payload;
 
     if (kind < 0)
-        return error_set(error, kind, "a keyslot is made for a passphrase, a key file or a "
-                                      "recipient's public key");
+        return error_set(error, kind,
+                         "a keyslot is made for a passphrase, a key file or a "
+                         "recipient's public key");
     made.kind = (enum vb_slot_kind)kind;
     made.created = (uint64_t)time(NULL);
     payload = vdisk_secret_alloc(VB_SLOT_PAYLOAD_BYTES);
@@ -300,8 +300,8 @@ static int unwrap_secret(const struct vb_slot *slot, const void *bytes, size_t l
                          const uint8_t *repo_id, uint8_t *payload)
 {
     uint8_t kek[VB_KEY_BYTES], ad[AD_BYTES], commitment[32];
-    bool is_direct = slot->kind == VB_SLOT_EMERGENCY ||
-                     (slot->kind == VB_SLOT_FILE && slot->passes == 0);
+    bool is_direct =
+        slot->kind == VB_SLOT_EMERGENCY || (slot->kind == VB_SLOT_FILE && slot->passes == 0);
     int result;
 
     if (length == 0 || (slot->kind == VB_SLOT_FILE && is_direct && length < KEY_FILE_MIN))
@@ -313,9 +313,8 @@ static int unwrap_secret(const struct vb_slot *slot, const void *bytes, size_t l
         make_commitment(kek, repo_id, commitment);
         make_ad(slot, repo_id, ad);
         if (sodium_memcmp(commitment, slot->commitment, sizeof(commitment)) ||
-            crypto_aead_xchacha20poly1305_ietf_decrypt(payload, NULL, NULL, slot->wrapped,
-                                                       SEALED_BYTES, ad, sizeof(ad), slot->nonce,
-                                                       kek))
+            crypto_aead_xchacha20poly1305_ietf_decrypt(
+                payload, NULL, NULL, slot->wrapped, SEALED_BYTES, ad, sizeof(ad), slot->nonce, kek))
             result = VDISK_E_WRONG_KEY;
     }
     sodium_memzero(kek, sizeof(kek));
@@ -363,8 +362,8 @@ static int unwrap(const struct vb_slot *slot, const struct vdisk_key *key, const
     return result;
 }
 
-int vb_slot_unwrap(const struct vb_slot *slot, const struct vdisk_key *key,
-                   const uint8_t *repo_id, const struct vb_id *root_public, struct vb_keys *keys)
+int vb_slot_unwrap(const struct vb_slot *slot, const struct vdisk_key *key, const uint8_t *repo_id,
+                   const struct vb_id *root_public, struct vb_keys *keys)
 {
     uint8_t *payload = vdisk_secret_alloc(VB_SLOT_PAYLOAD_BYTES);
     int result;

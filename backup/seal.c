@@ -127,8 +127,8 @@ static int find_secret(const struct vb_segment_keys *keys, const uint8_t *header
     return 0;
 }
 
-int vb_segment_open(const struct vb_segment_keys *keys, const uint8_t header[static VB_SEGMENT_BYTES],
-                    struct vb_segment **out)
+int vb_segment_open(const struct vb_segment_keys *keys,
+                    const uint8_t header[static VB_SEGMENT_BYTES], struct vb_segment **out)
 {
     uint8_t secret[SECRET_BYTES], commitment[COMMITMENT_BYTES];
     uint8_t kind = header[OFFSET_KIND];
@@ -190,8 +190,7 @@ int vb_record_decode(const uint8_t *plain, size_t length, uint8_t *codec, const 
     count = (size_t)vb_take_le(&cursor, 4);
     bytes = vb_take(&cursor, count);
     /* More padding than any policy makes. */
-    if (cursor.failed || kind > 1 ||
-        !sodium_is_zero(cursor.at, (size_t)(cursor.end - cursor.at)) ||
+    if (cursor.failed || kind > 1 || !sodium_is_zero(cursor.at, (size_t)(cursor.end - cursor.at)) ||
         length > (VB_RECORD_HEAD + count) / 8 + VB_RECORD_HEAD + count + UNIT)
         return VDISK_E_MALFORMED;
     *codec = kind;
@@ -289,8 +288,8 @@ int vb_sealer_pack(struct vb_sealer *sealer, const void *payload, size_t length,
         !make_room(&sealer->plain, &sealer->plain_room, vb_padded(room, 3) + UNIT))
         return -ENOMEM;
     set_level(sealer->compress, level);
-    stored = ZSTD_compress2(sealer->compress, sealer->plain + VB_RECORD_HEAD,
-                            room - VB_RECORD_HEAD, payload, length);
+    stored = ZSTD_compress2(sealer->compress, sealer->plain + VB_RECORD_HEAD, room - VB_RECORD_HEAD,
+                            payload, length);
     if (ZSTD_isError(stored) || stored >= length) {
         codec = 0;
         stored = length;
@@ -301,8 +300,7 @@ int vb_sealer_pack(struct vb_sealer *sealer, const void *payload, size_t length,
     sealer->plain[0] = codec;
     vb_put_le(sealer->plain + 4, stored, 4);
     sealer->packed = vb_padded(VB_RECORD_HEAD + stored, pad);
-    memset(sealer->plain + VB_RECORD_HEAD + stored, 0,
-           sealer->packed - VB_RECORD_HEAD - stored);
+    memset(sealer->plain + VB_RECORD_HEAD + stored, 0, sealer->packed - VB_RECORD_HEAD - stored);
     *packed = sealer->packed;
     return 0;
 }

@@ -51,8 +51,8 @@ struct vb_segment;
 int vb_segment_make(const struct vb_segment_keys *keys, enum vb_segment_kind kind,
                     uint8_t header[static VB_SEGMENT_BYTES], struct vb_segment **out);
 /* Also VDISK_E_MALFORMED, VDISK_E_NOT_AUTHENTIC. */
-int vb_segment_open(const struct vb_segment_keys *keys, const uint8_t header[static VB_SEGMENT_BYTES],
-                    struct vb_segment **out);
+int vb_segment_open(const struct vb_segment_keys *keys,
+                    const uint8_t header[static VB_SEGMENT_BYTES], struct vb_segment **out);
 /* Wipes it. NULL is allowed. */
 void vb_segment_free(struct vb_segment *segment);
 

@@ -26,8 +26,7 @@ bool vb_id_parse(const char *text, struct vb_id *id)
 {
     size_t length;
 
-    return strlen(text) == 2 * VB_ID_BYTES &&
-           strspn(text, "0123456789abcdef") == 2 * VB_ID_BYTES &&
+    return strlen(text) == 2 * VB_ID_BYTES && strspn(text, "0123456789abcdef") == 2 * VB_ID_BYTES &&
            sodium_hex2bin(id->b, sizeof(id->b), text, 2 * VB_ID_BYTES, NULL, &length, NULL) == 0;
 }
 

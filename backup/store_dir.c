@@ -23,10 +23,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define PENDING_MAX   64u
-#define PATH_BYTES    160u /* within the repository */
-#define EARLY_BYTES   (1u << 20) /* of such objects the disk begins at once */
-#define PACK_FOLDERS  256u
+#define PENDING_MAX  64u
+#define PATH_BYTES   160u       /* within the repository */
+#define EARLY_BYTES  (1u << 20) /* of such objects the disk begins at once */
+#define PACK_FOLDERS 256u
 
 struct pending {
     enum vb_place place;
@@ -46,8 +46,8 @@ struct dir_store {
 
 /* --- names -------------------------------------------------------------------------------- */
 
-static void object_path(char path[static PATH_BYTES], enum vb_place place,
-                        const struct vb_id *name, bool trash)
+static void object_path(char path[static PATH_BYTES], enum vb_place place, const struct vb_id *name,
+                        bool trash)
 {
     char text[VB_NAME_TEXT_BYTES];
 
@@ -500,8 +500,7 @@ static int prepare(int root, bool make, struct vdisk_error *error)
     return result ? error_set(error, result, "%s", vdisk_strerror(result)) : 0;
 }
 
-int vb_store_dir_open(const char *path, bool make, struct vb_store **out,
-                      struct vdisk_error *error)
+int vb_store_dir_open(const char *path, bool make, struct vb_store **out, struct vdisk_error *error)
 {
     struct dir_store *dir;
     int result, root;
@@ -511,7 +510,8 @@ int vb_store_dir_open(const char *path, bool make, struct vb_store **out,
     root = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (root < 0)
         return error_set(error, -errno, "%s",
-                         errno == ENOENT ? "there is no backup repository" : vdisk_strerror(-errno));
+                         errno == ENOENT ? "there is no backup repository"
+                                         : vdisk_strerror(-errno));
     result = prepare(root, make, error);
     dir = result ? NULL : calloc(1, sizeof(*dir));
     if (!dir) {

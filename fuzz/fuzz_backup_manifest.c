@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Decodes a manifest, or a prune record (an odd first byte), of any bytes. What decodes is within its
- * bounds and encodes to the same bytes.
+ * Decodes a manifest, or a prune record (an odd first byte), of any bytes. What decodes is within
+ * its bounds and encodes to the same bytes.
  */
 #include "manifest.h"
 #include "require.h"

@@ -16,7 +16,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (unsigned i = 0; i < VB_NODE_CHILDREN; i++) {
         const struct vb_node_entry *entry = &node.entry[i];
 
-        require(entry->state == VB_NODE_ZERO || (entry->state == VB_NODE_CHILD) == (node.level > 0));
+        require(entry->state == VB_NODE_ZERO ||
+                (entry->state == VB_NODE_CHILD) == (node.level > 0));
         require(entry->state != VB_NODE_PATCHED || vb_bitmap_count(entry->bitmap) > 0);
     }
     require(vb_node_encode(&node, again) == size && memcmp(again, data, size) == 0);

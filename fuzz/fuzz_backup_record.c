@@ -49,8 +49,8 @@ static void try_payload(const uint8_t *data, size_t size)
     uint8_t *body, *payload;
     size_t body_bytes, length;
 
-    require(vb_body_seal(&keys, VB_RECORD_INDEX, data, size, (unsigned)(size % 6) + 3, &body, &body_bytes) ==
-            0);
+    require(vb_body_seal(&keys, VB_RECORD_INDEX, data, size, (unsigned)(size % 6) + 3, &body,
+                         &body_bytes) == 0);
     require(vb_body_open(&keys, VB_RECORD_INDEX, body, body_bytes, &payload, &length) == 0);
     require(length == size && memcmp(payload, data, size) == 0);
     free(payload);

@@ -40,8 +40,7 @@ static void add_key(struct vb_repo *repo, enum vb_role role, const struct vdisk_
     struct vdisk_error error = {0};
     struct vb_id slot;
 
-    assert_int_equal(
-        vb_repo_key_add(repo, role, key, false, vb_role_name(role), &slot, &error), 0);
+    assert_int_equal(vb_repo_key_add(repo, role, key, false, vb_role_name(role), &slot, &error), 0);
 }
 
 struct kit_store *kit_repo_make(uint64_t seed)
@@ -118,8 +117,8 @@ static bool is_zero_block(const struct kit_drive *drive, size_t block)
     static const uint8_t zeros[VB_BLOCK_BYTES];
     const uint8_t *chunk = drive->chunk[block / VB_CHUNK_BLOCKS];
 
-    return !chunk || memcmp(chunk + block % VB_CHUNK_BLOCKS * VB_BLOCK_BYTES, zeros,
-                            VB_BLOCK_BYTES) == 0;
+    return !chunk ||
+           memcmp(chunk + block % VB_CHUNK_BLOCKS * VB_BLOCK_BYTES, zeros, VB_BLOCK_BYTES) == 0;
 }
 
 /* Runs of blocks that changed, or, without a base, that are not zeros. */
@@ -218,8 +217,8 @@ void kit_drive_write(struct kit_drive *drive, uint64_t offset, const void *data,
             memcpy(*chunk + at, from, piece);
         else
             memset(*chunk + at, 0, piece);
-        for (size_t block = offset / VB_BLOCK_BYTES;
-             block <= (offset + piece - 1) / VB_BLOCK_BYTES; block++)
+        for (size_t block = offset / VB_BLOCK_BYTES; block <= (offset + piece - 1) / VB_BLOCK_BYTES;
+             block++)
             drive->dirty[block] = 1;
         from = from ? from + piece : NULL;
         offset += piece;
@@ -278,17 +277,15 @@ int kit_backup(struct vb_repo *repo, struct kit_drive *drive, bool whole,
         manifest.previous = newest->name;
         manifest.sequence = newest->manifest.sequence + 1;
     }
-    whole = whole || vb_id_is_zero(&drive->base.name) ||
-            !vb_repo_trusts(repo, &drive->base.signer);
+    whole = whole || vb_id_is_zero(&drive->base.name) || !vb_repo_trusts(repo, &drive->base.signer);
     drive->drive.base = whole ? NULL : &drive->base;
     drive->read_bytes = 0;
     outcome = vb_create(&options, &manifest, result, error);
     vb_backups_release(&backups);
     if (outcome)
         return outcome;
-    drive->base =
-        (struct vb_backup){.name = result->name, .signer = repo->keys->sign_public,
-                           .manifest = manifest};
+    drive->base = (struct vb_backup){
+        .name = result->name, .signer = repo->keys->sign_public, .manifest = manifest};
     memset(drive->dirty, 0, drive->chunks * VB_CHUNK_BLOCKS);
     return 0;
 }
@@ -320,8 +317,7 @@ static int compare(struct vb_target *target, uint64_t offset, const void *data, 
 int kit_restore(struct vb_repo *repo, const struct vb_id *name, const struct kit_drive *drive,
                 struct vdisk_error *error)
 {
-    struct comparing comparing = {.target = {.any_thread = true, .write = compare},
-                                  .drive = drive};
+    struct comparing comparing = {.target = {.any_thread = true, .write = compare}, .drive = drive};
     struct vb_restore_options options = {.repo = repo, .target = &comparing.target, .threads = 2};
     struct vb_restore_result done;
     struct vb_backups backups;

@@ -28,8 +28,7 @@ static struct kit_object *find(struct kit_store *kit, enum vb_place place, const
         struct kit_object *object = &kit->object[i];
 
         if (!object->is_gone && !object->is_pending && object->place == place &&
-            object->in_trash == trash &&
-            (place == VB_CONFIG || vb_id_equal(&object->name, name)))
+            object->in_trash == trash && (place == VB_CONFIG || vb_id_equal(&object->name, name)))
             return object;
     }
     return NULL;

@@ -69,8 +69,7 @@ static void check_slot(const struct vdisk_key *lock, const struct vdisk_key *key
         assert_int_equal(vb_slot_wrap(&slot, &keys, lock, false, repo_id, &error), 0);
         assert_int_equal(unwrap_encoded(&slot, key, &read.root_public, &back), 0);
         assert_memory_equal(&back, &keys, sizeof(keys));
-        assert_int_equal(unwrap_encoded(&slot, wrong, &read.root_public, &back),
-                         VDISK_E_WRONG_KEY);
+        assert_int_equal(unwrap_encoded(&slot, wrong, &read.root_public, &back), VDISK_E_WRONG_KEY);
         assert_int_equal(unwrap_encoded(&slot, key, &other_root, &back), VDISK_E_NOT_AUTHENTIC);
         if (slot.kind != VB_SLOT_RECIPIENT) {
             slot.role = roles[(i + 1) % 3]; /* it is bound */
@@ -166,7 +165,8 @@ static void test_emergency_text_finds_slips(void **state)
     assert_false(vb_emergency_parse("", 0, back));
 }
 
-/* --- nodes, index, manifests ------------------------------------------------------------------- */
+/* --- nodes, index, manifests -------------------------------------------------------------------
+ */
 
 static void test_nodes(void **state)
 {
@@ -186,7 +186,7 @@ static void test_nodes(void **state)
 
             if (i && sim_rng_chance(&rng, 1, 2))
                 continue;
-            entry->state = node.level             ? VB_NODE_CHILD
+            entry->state = node.level               ? VB_NODE_CHILD
                            : sim_rng_below(&rng, 2) ? VB_NODE_BASE
                                                     : VB_NODE_PATCHED;
             sim_rng_fill(&rng, &entry->id, sizeof(entry->id));
@@ -233,8 +233,11 @@ static void test_index(void **state)
         assert_non_null(packs[i].segments);
         assert_non_null(packs[i].entries);
         for (unsigned k = 0; k < packs[i].entry_count; k++)
-            packs[i].entries[k] = (struct vb_entry){
-                .id = {{(uint8_t)k}}, .offset = 1000 + 100 * k, .length = 90, .number = k, .kind = 1};
+            packs[i].entries[k] = (struct vb_entry){.id = {{(uint8_t)k}},
+                                                    .offset = 1000 + 100 * k,
+                                                    .length = 90,
+                                                    .number = k,
+                                                    .kind = 1};
     }
     assert_int_equal(vb_index_encode(packs, 3, &payload, &length), 0);
     for (size_t cut = 1; cut < length; cut += 37)

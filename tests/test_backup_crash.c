@@ -64,8 +64,8 @@ static void check(struct kit_store *kit, const struct scene *scene, size_t at_le
         bool is_first = vb_id_equal(name, &scene->first);
 
         has_first |= is_first;
-        assert_int_equal(
-            kit_restore(repo, name, is_first ? scene->before : scene->drive, &error), 0);
+        assert_int_equal(kit_restore(repo, name, is_first ? scene->before : scene->drive, &error),
+                         0);
     }
     assert_true(has_first);
     vb_backups_release(&backups);

@@ -76,7 +76,8 @@ static void end(struct history *history)
     unlink(path);
 }
 
-/* --- what a guest and a person do --------------------------------------------------------------- */
+/* --- what a guest and a person do ---------------------------------------------------------------
+ */
 
 static void write_some(struct history *history, struct vdisk_image *image)
 {

@@ -51,12 +51,11 @@ static void back_up(struct history *history)
 {
     static const struct vdisk_key *const keys[] = {&kit_put_key, &kit_put_key, &kit_other_put_key,
                                                    &kit_read_key};
-    struct vb_repo *repo =
-        kit_repo_open(history->kit, keys[sim_rng_below(&history->rng, 4)]);
+    struct vb_repo *repo = kit_repo_open(history->kit, keys[sim_rng_below(&history->rng, 4)]);
     struct vb_create_result result;
     struct vdisk_error error;
-    int outcome = kit_backup(repo, history->drive, sim_rng_chance(&history->rng, 1, 5), &result,
-                             &error);
+    int outcome =
+        kit_backup(repo, history->drive, sim_rng_chance(&history->rng, 1, 5), &result, &error);
 
     if (outcome)
         print_message("%s\n", error.text);
@@ -68,16 +67,15 @@ static void back_up(struct history *history)
 
 static void run(uint64_t seed)
 {
-    static const uint64_t sizes[] = {4096 + 512, 3 * MIB, 9 * MIB + 512, 128 * MIB, 129 * MIB,
-                                     300 * MIB + 5000};
+    static const uint64_t sizes[] = {4096 + 512, 3 * MIB,   9 * MIB + 512,
+                                     128 * MIB,  129 * MIB, 300 * MIB + 5000};
     struct history history = {.kit = kit_repo_make(seed)};
 
     print_message("seed %llu\n", (unsigned long long)seed);
     sim_rng_seed(&history.rng, seed);
     history.drive = kit_drive_new(sizes[sim_rng_below(&history.rng, 6)], &history.rng);
     while (history.count < BACKUPS_MAX) {
-        kit_drive_scribble(history.drive, &history.rng,
-                           (unsigned)sim_rng_below(&history.rng, 12));
+        kit_drive_scribble(history.drive, &history.rng, (unsigned)sim_rng_below(&history.rng, 12));
         if (sim_rng_chance(&history.rng, 1, 6))
             kit_drive_resize(history.drive,
                              history.drive->drive.size + sim_rng_below(&history.rng, 200 * MIB));

@@ -151,8 +151,8 @@ static void test_poisoned_record_is_not_taken(void **state)
     content[5] = 'y';
     assert_int_equal(vb_packer_open(bad, false, fails, bad, &packer), 0);
     assert_int_equal(vb_sealer_new(bad->config.repo_id, &sealer), 0);
-    assert_int_equal(
-        vb_packer_add(packer, sealer, VB_RECORD_BASE, &id, content, VB_CHUNK_BYTES), 0);
+    assert_int_equal(vb_packer_add(packer, sealer, VB_RECORD_BASE, &id, content, VB_CHUNK_BYTES),
+                     0);
     assert_int_equal(vb_packer_flush(packer), 0);
     assert_int_equal(bad->store->ops->sync(bad->store), 0);
     vb_packer_close(packer);
@@ -243,8 +243,8 @@ static void test_last_reader_stays(void **state)
     vb_repo_close(repo);
     /* Nobody else makes keys. */
     repo = kit_repo_open(scene.kit, &kit_put_key);
-    assert_true(vb_repo_key_add(repo, VB_ROLE_READ, &kit_other_put_key, false, NULL, &slot,
-                                &error) != 0);
+    assert_true(
+        vb_repo_key_add(repo, VB_ROLE_READ, &kit_other_put_key, false, NULL, &slot, &error) != 0);
     assert_true(vb_repo_key_remove(repo, &names[0], &error) != 0);
     vb_repo_close(repo);
     free(slots);
@@ -269,11 +269,10 @@ static void test_emergency_key_reads(void **state)
     vb_emergency_text(bytes, text);
     repo = kit_repo_open(scene.kit, &kit_read_key);
     assert_int_equal(kit_backup(repo, scene.drive, false, &result, &error), 0);
-    assert_int_equal(
-        vb_repo_key_add(repo, VB_ROLE_READ, &key, true, "emergency", &slot, &error), 0);
+    assert_int_equal(vb_repo_key_add(repo, VB_ROLE_READ, &key, true, "emergency", &slot, &error),
+                     0);
     vb_repo_close(repo);
-    key = (struct vdisk_key){
-        .kind = VDISK_KEY_PASSPHRASE, .bytes = text, .length = strlen(text)};
+    key = (struct vdisk_key){.kind = VDISK_KEY_PASSPHRASE, .bytes = text, .length = strlen(text)};
     repo = kit_repo_open(scene.kit, &key);
     assert_int_equal(repo->keys->role, VB_ROLE_READ);
     assert_int_equal(kit_restore(repo, &result.name, scene.drive, &error), 0);

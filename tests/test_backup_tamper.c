@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A repository that somebody changed: bytes, objects swapped, deleted, put in the place of others. A
- * restore never gives out wrong bytes, verify finds each change, and what it says restores does.
+ * A repository that somebody changed: bytes, objects swapped, deleted, put in the place of others.
+ * A restore never gives out wrong bytes, verify finds each change, and what it says restores does.
  *
  * VDISK_TEST_LONG=1 changes each byte; else some of them.
  */
@@ -207,9 +207,9 @@ static void test_objects_of_another_repository(void **state)
 
         if (!object->is_gone && object->place != VB_CONFIG && object->place != VB_PACKS) {
             store = kit_store_handle(kit);
-            assert_int_equal(store->ops->put(store, object->place, &object->name, object->bytes,
-                                             object->length),
-                             0);
+            assert_int_equal(
+                store->ops->put(store, object->place, &object->name, object->bytes, object->length),
+                0);
             assert_int_equal(store->ops->sync(store), 0);
             store->ops->close(store);
             check(kit, true);

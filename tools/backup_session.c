@@ -6,6 +6,22 @@
 
 #include <string.h>
 
+int backup_report(const char *subject, int code, const struct vdisk_error *error)
+{
+    const char *text = error->code == code ? error->text : vdisk_strerror(code);
+
+    switch (code) {
+    case VDISK_E_WRONG_KEY:
+        return report_text(subject, code, "%s; `vdisk backup key list` shows who has one", text);
+    case VDISK_E_NOT_AUTHENTIC:
+    case VDISK_E_MALFORMED:
+    case VDISK_E_NOT_FOUND:
+        return report_text(subject, code, "%s", text);
+    default:
+        return report(subject, code, error);
+    }
+}
+
 static int load(struct backup_session *session, const struct backup_options *options)
 {
     struct vdisk_error error = {0};
@@ -18,7 +34,7 @@ static int load(struct backup_session *session, const struct backup_options *opt
     if (result == 0 && !options->accept_rollback)
         result = vb_pins_check_backups(&session->pins, &session->backups, &error);
     if (result)
-        return report(session->path, result, &error);
+        return backup_report(session->path, result, &error);
     backup_remember(session);
     return STATUS_DONE;
 }
@@ -42,7 +58,7 @@ int backup_open(struct backup_session *session, const char *command, const char 
         return status;
     }
     result = vb_repo_open(store, &session->key.key, &session->repo, &error);
-    status = result ? report(path, result, &error) : load(session, options);
+    status = result ? backup_report(path, result, &error) : load(session, options);
     if (status != STATUS_DONE)
         backup_close(session);
     return status;

@@ -43,6 +43,9 @@ int backup_open(struct backup_session *session, const char *command, const char 
 void backup_remember(struct backup_session *session);
 void backup_close(struct backup_session *session);
 
+/* As report(), with advice that is about repositories. */
+int backup_report(const char *subject, int code, const struct vdisk_error *error);
+
 /* Subcommands, in files of their own. */
 int cmd_backup_init(int argc, char **argv);
 int cmd_backup_key(int argc, char **argv);

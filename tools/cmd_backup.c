@@ -185,12 +185,12 @@ int cmd_backup_list(int argc, char **argv)
     if (session.backups.bad_count) {
         char name[VB_NAME_TEXT_BYTES];
 
-        status = report_text(operands[0], VDISK_E_DAMAGED,
-                             "%zu object(s) in backups/ do not count, such as %.16s: %s; `vdisk "
-                             "backup verify` says more",
-                             session.backups.bad_count,
-                             vb_id_text(name, &session.backups.bad[0].name),
-                             session.backups.bad[0].reason);
+        status =
+            report_text(operands[0], VDISK_E_DAMAGED,
+                        "%zu object(s) in backups/ do not count, such as %.16s: %s; `vdisk "
+                        "backup verify` says more",
+                        session.backups.bad_count, vb_id_text(name, &session.backups.bad[0].name),
+                        session.backups.bad[0].reason);
     }
     backup_close(&session);
     return status;

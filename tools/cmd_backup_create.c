@@ -129,7 +129,7 @@ static int back_up(struct creation *creation, struct vb_drive *drive)
     progress_begin(&progress, "backup", creation->quiet || creation->json);
     result = vb_create(&options, &creation->manifest, &creation->result, &error);
     progress_clear(&progress);
-    return result ? report(creation->path, result, &error) : STATUS_DONE;
+    return result ? backup_report(creation->path, result, &error) : STATUS_DONE;
 }
 
 static int from_image(struct creation *creation, const struct vdisk_key *key)
@@ -279,10 +279,11 @@ int cmd_backup_create(int argc, char **argv)
     const struct usage usage = {
         .command = "backup create",
         .operands = "REPO IMAGE",
-        .about = "Backs an image up, or a raw file or device. KEY opens the repository; the image\n"
-                 "too, unless an --image-... option names another one. The image keeps a snapshot,\n"
-                 "against which the next backup finds what has changed without reading the drive;\n"
-                 "a raw drive is read and compared by hash.",
+        .about =
+            "Backs an image up, or a raw file or device. KEY opens the repository; the image\n"
+            "too, unless an --image-... option names another one. The image keeps a snapshot,\n"
+            "against which the next backup finds what has changed without reading the drive;\n"
+            "a raw drive is read and compared by hash.",
         .min = 2,
         .max = 2,
         .groups = {own},

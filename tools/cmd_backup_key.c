@@ -137,7 +137,7 @@ static int list(int argc, char **argv)
     if (result == 0)
         result = vb_repo_open(store, NULL, &repo, &error);
     if (result)
-        return report(operands[0], result, &error);
+        return backup_report(operands[0], result, &error);
     result = vb_repo_slots(repo, &slots.slot, &slots.name, &slots.count);
     if (result)
         status = report(operands[0], result, NULL);
@@ -165,8 +165,8 @@ static bool parse_role(const char *text, enum vb_role *role)
     return false;
 }
 
-static int add_key(struct backup_session *session, const struct keyopt *options,
-                   enum vb_role role, const char *name, bool quiet)
+static int add_key(struct backup_session *session, const struct keyopt *options, enum vb_role role,
+                   const char *name, bool quiet)
 {
     struct vdisk_error error = {0};
     char text[VB_NAME_TEXT_BYTES];
@@ -250,14 +250,14 @@ static int remove_slot(struct backup_session *session, const char *digits)
         if (strncmp(vb_id_text(text, &slots.name[i]), digits, strlen(digits)) != 0)
             continue;
         if (found)
-            status = report_text(session->path, -EINVAL, "several keyslots begin with `%s`",
-                                 digits);
+            status =
+                report_text(session->path, -EINVAL, "several keyslots begin with `%s`", digits);
         found = &slots.name[i];
     }
     if (status == STATUS_DONE && !found)
-        status = report_text(session->path, VDISK_E_NOT_FOUND,
-                             "there is no keyslot `%s`; `vdisk backup key list` shows them",
-                             digits);
+        status =
+            report_text(session->path, VDISK_E_NOT_FOUND,
+                        "there is no keyslot `%s`; `vdisk backup key list` shows them", digits);
     if (status == STATUS_DONE) {
         result = vb_repo_key_remove(session->repo, found, &error);
         status = result ? report(session->path, result, &error) : STATUS_DONE;
@@ -307,8 +307,7 @@ static int make_emergency(struct backup_session *session)
 {
     uint8_t *bytes = vdisk_secret_alloc(VB_EMERGENCY_BYTES + VB_EMERGENCY_TEXT_BYTES);
     char *text = (char *)bytes + VB_EMERGENCY_BYTES;
-    struct vdisk_key key = {
-        .kind = VDISK_KEY_FILE, .bytes = bytes, .length = VB_EMERGENCY_BYTES};
+    struct vdisk_key key = {.kind = VDISK_KEY_FILE, .bytes = bytes, .length = VB_EMERGENCY_BYTES};
     struct vdisk_error error = {0};
     struct vb_id slot;
     int result;

@@ -55,7 +55,7 @@ static int restore(struct restoration *restoration, struct vb_target *target)
     progress_clear(&progress);
     if (result == 0 && interrupt_pending())
         result = -ECANCELED;
-    return result ? report(restoration->to, result, &error) : STATUS_DONE;
+    return result ? backup_report(restoration->to, result, &error) : STATUS_DONE;
 }
 
 /* --- raw ---------------------------------------------------------------------------------- */
@@ -192,7 +192,7 @@ static int make_image(struct restoration *restoration, const struct vdisk_key *k
     if (manifest->source == VB_FROM_IMAGE) {
         options.cluster.value = manifest->cluster_bytes;
         snprintf(compress, sizeof(compress), "zstd:%d", manifest->compress_level);
-        options.compress = !manifest->compress       ? "none"
+        options.compress = !manifest->compress        ? "none"
                            : manifest->compress_level ? compress
                                                       : NULL;
     }
@@ -230,8 +230,8 @@ static int to_image(struct restoration *restoration)
     int status;
 
     if (keyopt_is_given(&restoration->image_key, KEYOPT_ADD)) {
-        status = keyopt_load(&restoration->image_key, KEYOPT_ADD, "backup restore",
-                             restoration->to, &held);
+        status = keyopt_load(&restoration->image_key, KEYOPT_ADD, "backup restore", restoration->to,
+                             &held);
         if (status != STATUS_DONE)
             return status;
         status = to_image_with(restoration, &held.key);
@@ -263,7 +263,7 @@ static int run(struct restoration *restoration, const char *name)
                                  &restoration->backup, &error);
 
     if (result)
-        return report(restoration->session.path, result, &error);
+        return backup_report(restoration->session.path, result, &error);
     interrupt_catch();
     if (stat(restoration->to, &to) == 0 && S_ISBLK(to.st_mode))
         return to_device(restoration);
@@ -290,10 +290,11 @@ int cmd_backup_restore(int argc, char **argv)
     const struct usage usage = {
         .command = "backup restore",
         .operands = "REPO BACKUP|latest DEST",
-        .about = "Restores a backup, named by `latest` or the first digits of its name, to DEST: a\n"
-                 "new image where that ends in .vdk, else a new raw file, or a block device.\n"
-                 "Every byte is verified before it is written; if one is not right DEST is\n"
-                 "removed.",
+        .about =
+            "Restores a backup, named by `latest` or the first digits of its name, to DEST: a\n"
+            "new image where that ends in .vdk, else a new raw file, or a block device.\n"
+            "Every byte is verified before it is written; if one is not right DEST is\n"
+            "removed.",
         .min = 3,
         .max = 3,
         .groups = {own},
