@@ -317,6 +317,7 @@ bench: all $(filter %/test_vm_suspend_ctl,$(TEST_PROGRAMS))
 	@VDISK="$(abspath $(BUILD)/bin/vdisk)" bash scripts/bench_serve.sh
 	@VDISK="$(abspath $(BUILD)/bin/vdisk)" bash scripts/bench_suspend.sh
 	@VDISK="$(abspath $(BUILD)/bin/vdisk)" bash scripts/bench_vm.sh
+	@VDISK="$(abspath $(BUILD)/bin/vdisk)" bash scripts/bench_backup.sh
 
 MAN_PAGES := $(wildcard man/*.[1-8])
 COMPLETION := $(wildcard completion/vdisk)

@@ -8,9 +8,9 @@ cd "$(dirname "$0")/.."
 for tool in clang-tidy cppcheck shellcheck; do
     command -v "$tool" >/dev/null || { echo "lint: $tool is not installed" >&2; exit 1; }
 done
-mapfile -t sources < <(find libvdisk vdiskd vmm tools tests fuzz bench -name '*.c' 2>/dev/null | sort)
+mapfile -t sources < <(find libvdisk backup vdiskd vmm tools tests fuzz bench -name '*.c' 2>/dev/null | sort)
 [ ${#sources[@]} -gt 0 ] || { echo "lint: no sources" >&2; exit 1; }
-includes=(-Iinclude -Ilibvdisk -Ivdiskd -Ivmm -Itools -Itests -Ifuzz)
+includes=(-Iinclude -Ilibvdisk -Ivdiskd -Ivmm -Itools -Ibackup -Itests -Ifuzz)
 status=0
 
 # shellcheck disable=SC2317  # run by the xargs below

@@ -104,6 +104,7 @@ fails 4 'older state' 'by a backup, too' vdisk backup create repo d.vdk
 t 'unless it is accepted' vdisk backup list repo --accept-rollback
 rm -rf repo && mv newer repo
 t 'now the newer one is known' vdisk backup list repo
+# shellcheck disable=SC2016  # the inner shell's
 fails 4 'older state|is gone' 'a backup that goes without a record' sh -c 'f=$(find repo/backups -type f -printf "%T@ %p\n" | sort -n | tail -1 | cut -d" " -f2)
     mv "$f" gone && vdisk backup list repo >out; s=$?; mv gone "$f"; exit $s'
 vdisk backup init other
@@ -118,16 +119,17 @@ vdisk backup verify repo --data >out 2>err
 is 'a changed byte: status 3' $? 3
 grep -q "$(basename "$largest")" out
 verdict 'it is named' $?
-bad=$(grep -c DAMAGED out)
-good=$(grep -c ': restores$' out)
-[ "$bad" -gt 0 ] && [ "$((bad + good))" = "$(vdisk backup list repo | tail -n +2 | wc -l)" ]
+damaged=$(grep -c DAMAGED out)
+[ "$damaged" -gt 0 ] && [ "$((damaged + $(grep -c ': restores$' out)))" = "$(vdisk backup list repo | tail -n +2 | wc -l)" ]
 verdict 'and which backups restore' $?
-for line in $(sed -n 's/^backup \([0-9a-f]*\) .*: restores$/\1/p' out); do
-    vdisk backup restore repo "$line" r.raw 2>.err || not_ok "backup $line restores"
+mapfile -t good < <(sed -n 's/^backup \([0-9a-f]*\) .*: restores$/\1/p' out)
+for backup in "${good[@]}"; do
+    vdisk backup restore repo "$backup" r.raw 2>.err || not_ok "backup $backup restores"
     rm -f r.raw
 done
-for line in $(sed -n 's/^backup \([0-9a-f]*\) .*DAMAGED.*/\1/p' out); do
-    ! vdisk backup restore repo "$line" r.raw 2>.err || not_ok "backup $line was said not to restore"
+mapfile -t bad < <(sed -n 's/^backup \([0-9a-f]*\) .*DAMAGED.*/\1/p' out)
+for backup in "${bad[@]}"; do
+    ! vdisk backup restore repo "$backup" r.raw 2>.err || not_ok "backup $backup was said not to restore"
     [ ! -e r.raw ] || not_ok 'a failed restore leaves a file'
 done
 ok 'what was said of each is so'
