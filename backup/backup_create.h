@@ -6,7 +6,7 @@
 #ifndef BACKUP_BACKUP_CREATE_H
 #define BACKUP_BACKUP_CREATE_H
 
-#include "drive.h"
+#include "backup_drive.h"
 
 struct vb_create_options {
     struct vb_repo *repo;

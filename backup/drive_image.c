@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * An image to be backed up (SPEC.md B11, 2 and 6); see drive.h.
+ * An image to be backed up (SPEC.md B11, 2 and 6); see backup_drive.h.
  *
  * The image is opened for writing only to make and to delete snapshots. In between it is open for
  * reading, once here and once in each thread; that keeps writers away, and a backup reads from a
  * snapshot, which nothing changes.
  */
-#include "drive.h"
+#include "backup_drive.h"
 
 #include "report.h"
 

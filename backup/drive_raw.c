@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A raw drive to be backed up; see drive.h. All of it is looked at, but for holes. */
-#include "drive.h"
+/* A raw drive to be backed up; see backup_drive.h. All of it is looked at, but for holes. */
+#include "backup_drive.h"
 
 #include "report.h"
 #include "source.h"

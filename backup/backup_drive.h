@@ -3,8 +3,8 @@
  * What a backup is made of: a raw file or device, or a snapshot of an image, of which the ranges
  * that matter are known (SPEC.md B11).
  */
-#ifndef BACKUP_DRIVE_H
-#define BACKUP_DRIVE_H
+#ifndef BACKUP_BACKUP_DRIVE_H
+#define BACKUP_BACKUP_DRIVE_H
 
 #include "manifest.h"
 
