@@ -29,6 +29,6 @@ struct vb_create_result {
  * backups), errors of the drive and the store; what was stored until then helps the next one.
  */
 int vb_create(const struct vb_create_options *options, struct vb_manifest *manifest,
-              struct vb_create_result *result, struct vdisk_error *error);
+              struct vb_create_result *out, struct vdisk_error *error);
 
 #endif

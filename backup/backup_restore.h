@@ -35,7 +35,7 @@ struct vb_restore_result {
 /* -ECANCELED, VDISK_E_WRONG_KEY (the key's role reads no data), VDISK_E_NOT_FOUND,
  * VDISK_E_NOT_AUTHENTIC, VDISK_E_MALFORMED, errors of the target and the store; then what was
  * written is right, but not all. */
-int vb_restore(const struct vb_restore_options *options, struct vb_restore_result *result,
+int vb_restore(const struct vb_restore_options *options, struct vb_restore_result *out,
                struct vdisk_error *error);
 
 #endif

@@ -28,7 +28,7 @@ struct vb_verify_result {
 };
 
 /* 0: all is well; VDISK_E_DAMAGED after findings; -ECANCELED, -ENOMEM, -errno. */
-int vb_verify(const struct vb_verify_options *options, struct vb_verify_result *result,
+int vb_verify(const struct vb_verify_options *options, struct vb_verify_result *out,
               struct vdisk_error *error);
 
 #endif

@@ -196,8 +196,8 @@ const struct vb_backup *vb_backups_find(const struct vb_backups *backups, const 
 
 bool vb_backups_is_pruned(const struct vb_backups *backups, const struct vb_id *name)
 {
-    return backups->pruned_count && bsearch(name, backups->pruned, backups->pruned_count,
-                                            sizeof(*backups->pruned), vb_id_compare);
+    return backups->pruned && bsearch(name, backups->pruned, backups->pruned_count,
+                                      sizeof(*backups->pruned), vb_id_compare);
 }
 
 void vb_backups_gaps(const struct vb_backups *backups,

@@ -10,6 +10,7 @@
 
 #include "outfile.h"
 #include "report.h"
+#include "sizes.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -83,14 +84,11 @@ static bool parse_hex(const char *text, uint8_t *bytes, size_t length)
 
 static bool parse_drive(const char *line, struct vb_pin *pin)
 {
-    char drive[2 * VB_DRIVE_ID_BYTES + 1], name[VB_NAME_TEXT_BYTES];
-    unsigned long long sequence;
+    char drive[2 * VB_DRIVE_ID_BYTES + 1], sequence[21], name[VB_NAME_TEXT_BYTES];
 
-    if (sscanf(line, "drive %32[0-9a-f] %llu %64[0-9a-f]", drive, &sequence, name) != 3 ||
-        !parse_hex(drive, pin->drive, sizeof(pin->drive)) || !vb_id_parse(name, &pin->name))
-        return false;
-    pin->sequence = sequence;
-    return true;
+    return sscanf(line, "drive %32[0-9a-f] %20[0-9] %64[0-9a-f]", drive, sequence, name) == 3 &&
+           parse_hex(drive, pin->drive, sizeof(pin->drive)) && vb_id_parse(name, &pin->name) &&
+           sizes_parse_number(sequence, &pin->sequence);
 }
 
 static bool parse(FILE *file, struct vb_pins *pins)

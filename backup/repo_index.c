@@ -23,9 +23,9 @@ static size_t encoded_bytes(const struct vb_pack *pack)
 
 static int compare_packs(const void *a, const void *b)
 {
-    const struct vb_pack *const *x = a, *const *y = b;
+    const struct vb_pack *x = a, *y = b;
 
-    return vb_id_compare(&(*x)->name, &(*y)->name);
+    return vb_id_compare(&x->name, &y->name);
 }
 
 static void encode_pack(struct vb_pen *pen, const struct vb_pack *pack)
@@ -46,30 +46,30 @@ static void encode_pack(struct vb_pen *pen, const struct vb_pack *pack)
 
 int vb_index_encode(const struct vb_pack *packs, size_t count, uint8_t **payload, size_t *length)
 {
-    const struct vb_pack **order = calloc(count ? count : 1, sizeof(*order));
+    struct vb_pack *sorted = calloc(count ? count : 1, sizeof(*sorted));
     size_t bytes = 8, entries = 0;
     struct vb_pen pen;
     uint8_t *out;
 
-    if (!order)
+    if (!sorted)
         return -ENOMEM;
     for (size_t i = 0; i < count; i++) {
         bytes += encoded_bytes(&packs[i]);
         entries += packs[i].entry_count;
-        order[i] = &packs[i];
+        sorted[i] = packs[i];
     }
-    qsort(order, count, sizeof(*order), compare_packs);
+    qsort(sorted, count, sizeof(*sorted), compare_packs);
     out = malloc(bytes);
     if (!out) {
-        free(order);
+        free(sorted);
         return -ENOMEM;
     }
     pen = (struct vb_pen){.at = out, .end = out + bytes};
     vb_write_le(&pen, count, 4);
     vb_write_le(&pen, entries, 4);
     for (size_t i = 0; i < count; i++)
-        encode_pack(&pen, order[i]);
-    free(order);
+        encode_pack(&pen, &sorted[i]);
+    free(sorted);
     *payload = out;
     *length = bytes;
     return 0;

@@ -40,7 +40,9 @@ const char *vb_slot_kind_name(enum vb_slot_kind kind)
 
 /* --- codec -------------------------------------------------------------------------------- */
 
-void vb_slot_encode(const struct vb_slot *slot, uint8_t body[static VB_SLOT_BODY_BYTES])
+void vb_slot_encode(
+    const struct vb_slot *slot,
+    uint8_t body[static VB_SLOT_BODY_BYTES]) /* NOLINT(readability-non-const-parameter): written */
 {
     struct vb_pen pen = {.at = body, .end = body + VB_SLOT_BODY_BYTES};
 
@@ -74,7 +76,7 @@ static bool unused_is_zero(const struct vb_slot *slot)
 int vb_slot_decode(struct vb_slot *slot, const uint8_t *body, size_t length)
 {
     struct vb_cursor cursor = {.at = body, .end = body + length};
-    struct vb_slot decoded;
+    struct vb_slot decoded = {.passes = 0};
     unsigned kind = (unsigned)vb_take_le(&cursor, 1), role = (unsigned)vb_take_le(&cursor, 1);
 
     vb_take_zero(&cursor, 2);

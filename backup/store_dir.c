@@ -147,7 +147,9 @@ static int open_object(struct vb_store *store, enum vb_place place, const struct
 
     object_path(path, place, name, trash);
     fd = openat(of(store)->root, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    return fd < 0 ? -errno : fd;
+    if (fd < 0)
+        return -errno;
+    return fd;
 }
 
 static int dir_length(struct vb_store *store, enum vb_place place, const struct vb_id *name,

@@ -103,10 +103,9 @@ static void work(void *opaque, void *state, struct vb_task *vb_task)
         bool right;
 
         vb_index_entry(side->index, first + i, &found);
-        if (task->result && task->result != VDISK_E_NOT_AUTHENTIC)
-            right = false; /* it could not be read */
-        else if (found.entry->offset + (uint64_t)found.entry->length > task->stored)
-            right = false;
+        if ((task->result && task->result != VDISK_E_NOT_AUTHENTIC) ||
+            found.entry->offset + (uint64_t)found.entry->length > task->stored)
+            right = false; /* it could not be read, or was cut off */
         else if (can_open(verifying, found.entry))
             right = vb_record_read_at(lane->reader, &found, lane->bytes + found.entry->offset,
                                       &data, &length) == 0;

@@ -49,22 +49,12 @@ with open("blocks", "rb") as blocks, open("disk.raw", "r+b") as drive:
         drive.write(entry[8:])
 PYTHON
 }
-change_image() { # through a server, so that the image is opened once
-    vdisk serve work.vdk --nbd "unix:$dir/s" 2>/dev/null &
-    local server=$!
-    for _ in {1..100}; do [ ! -S s ] || break; sleep 0.05; done
-    python3 - "$dir/s" <<'PYTHON'
-import nbd, sys
-drive = nbd.NBD()
-drive.connect_unix(sys.argv[1])
-with open("blocks", "rb") as blocks:
-    while entry := blocks.read(4104):
-        drive.pwrite(entry[8:], int.from_bytes(entry[:8], "little") * 4096)
-drive.flush()
-drive.shutdown()
-PYTHON
-    kill "$server"
-    wait "$server" || true
+change_image() {
+    local number at
+    while read -r number at; do
+        tail -c +"$((at + 9))" blocks | head -c 4096 | vdisk write work.vdk $((number * 4096))
+    done < <(python3 -c 'for n in range(200):
+    print(int.from_bytes(open("blocks", "rb").read()[n * 4104:n * 4104 + 8], "little"), n * 4104)')
 }
 
 fresh() {

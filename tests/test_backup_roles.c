@@ -123,9 +123,12 @@ static void test_maintain_key_sees_trees_only(void **state)
     end(&scene);
 }
 
-static int fails(void *opaque, struct vb_pack *pack)
+static int name_pack(void *opaque, struct vb_pack *pack)
 {
-    return vb_index_put(opaque, VB_INDEX_DATA, pack, 1);
+    int result = vb_index_put(opaque, VB_INDEX_DATA, pack, 1);
+
+    vb_pack_release(pack);
+    return result;
 }
 
 /* Another host stores noise under the id of a content that it guesses. */
@@ -149,7 +152,7 @@ static void test_poisoned_record_is_not_taken(void **state)
     bad = kit_repo_open(scene.kit, &kit_other_put_key);
     vb_id_of(bad->keys->chunk_key, content, VB_CHUNK_BYTES, &id);
     content[5] = 'y';
-    assert_int_equal(vb_packer_open(bad, false, fails, bad, &packer), 0);
+    assert_int_equal(vb_packer_open(bad, false, name_pack, bad, &packer), 0);
     assert_int_equal(vb_sealer_new(bad->config.repo_id, &sealer), 0);
     assert_int_equal(vb_packer_add(packer, sealer, VB_RECORD_BASE, &id, content, VB_CHUNK_BYTES),
                      0);
