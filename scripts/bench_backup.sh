@@ -50,11 +50,13 @@ with open("blocks", "rb") as blocks, open("disk.raw", "r+b") as drive:
 PYTHON
 }
 change_image() {
-    local number at
-    while read -r number at; do
-        tail -c +"$((at + 9))" blocks | head -c 4096 | vdisk write work.vdk $((number * 4096))
-    done < <(python3 -c 'for n in range(200):
-    print(int.from_bytes(open("blocks", "rb").read()[n * 4104:n * 4104 + 8], "little"), n * 4104)')
+    local number at=8
+    for number in $(python3 -c 'data = open("blocks", "rb").read()
+print(*(int.from_bytes(data[n:n + 8], "little") for n in range(0, len(data), 4104)))'); do
+        dd if=blocks bs=4096 count=1 skip=$at iflag=skip_bytes,fullblock status=none |
+            vdisk write work.vdk $((number * 4096))
+        at=$((at + 4104))
+    done
 }
 
 fresh() {
@@ -128,11 +130,11 @@ peak() {
     kib=$(tail -1 peak)
     printf '%-34s %7s MiB\n' "$1" $((kib / 1024))
 }
-rm -rf repo.v repo.b repo.r out.*
+rm -rf repo.v repo.b repo.r state out.*
 vdisk backup init repo.v
 peak 'memory, first backup' vdisk backup create repo.v disk.raw --quiet
 peak 'memory, restore' vdisk backup restore repo.v latest out.v --quiet
-rm -rf out.v repo.v disk.raw original.raw
+rm -rf out.v repo.v state disk.raw original.raw
 [ "${BENCH_TIB:-1}" = 1 ] || exit 0
 
 echo
