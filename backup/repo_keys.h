@@ -20,7 +20,7 @@
 #define VB_WRITERS_MAX          1024u
 #define VB_EMERGENCY_BYTES      20u
 #define VB_EMERGENCY_TEXT_BYTES 45u /* 36 characters, 8 dashes, a NUL */
-#define VB_LEVEL_DEFAULT        3
+#define VB_LEVEL_DEFAULT        2
 #define VB_PAD_DEFAULT          5u
 
 enum vb_role {

@@ -263,14 +263,15 @@ static bool make_room(uint8_t **buffer, size_t *room, size_t needed)
 }
 
 /* Smaller tables than zstd's own for these levels stay in a processor's cache: for 3 % of size, a
- * third less time. None of this can fail with a level in its bounds. */
+ * quarter less time. None of this can fail with a level in its bounds. */
 static void set_level(ZSTD_CCtx *context, int level)
 {
-    int tables = level == 3 || level == 4 ? TABLES_LOG2 : 0;
+    int hash = level >= 2 && level <= 4 ? TABLES_LOG2 : 0;
+    int chain = level >= 3 && level <= 4 ? TABLES_LOG2 : 0;
 
     ZSTD_CCtx_setParameter(context, ZSTD_c_compressionLevel, level);
-    ZSTD_CCtx_setParameter(context, ZSTD_c_hashLog, tables);
-    ZSTD_CCtx_setParameter(context, ZSTD_c_chainLog, tables);
+    ZSTD_CCtx_setParameter(context, ZSTD_c_hashLog, hash);
+    ZSTD_CCtx_setParameter(context, ZSTD_c_chainLog, chain);
 }
 
 int vb_sealer_pack(struct vb_sealer *sealer, const void *payload, size_t length, int level,
