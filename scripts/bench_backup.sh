@@ -60,9 +60,10 @@ print(*(int.from_bytes(data[n:n + 8], "little") for n in range(0, len(data), 410
 }
 
 fresh() {
-    rm -rf repo.v repo.b repo.r state borg-base restic-cache out.* work.vdk
+    rm -rf repo.? state borg-base restic-cache out.* work.vdk
     cp --reflink=auto --sparse=always disk.vdk work.vdk
     vdisk backup init repo.v
+    vdisk backup init repo.w
     borg init -e repokey repo.b 2>/dev/null
     restic -q init -r repo.r
     sync
@@ -96,6 +97,7 @@ for ((run = 1; run <= runs; run++)); do
     cp --sparse=always original.raw disk.raw
     fresh
     measure v_first v_backup
+    measure v_raw vdisk backup create repo.w disk.raw --quiet
     measure b_first b_backup first
     measure r_first r_backup
     sizes="$(size repo.v) $(size repo.b) $(size repo.r)"
@@ -117,7 +119,9 @@ row() { # TITLE NAME
             'BEGIN { printf "%.1f", (b < r ? b : r) / v }')"
 }
 printf '\n%-34s %11s %11s %11s %9s\n' "medians of $runs rounds" vdisk borg restic faster
-row 'first backup' first
+row 'first backup, vdisk: of an image' first
+taken[b_raw]=${taken[b_first]} taken[r_raw]=${taken[r_first]}
+row 'first backup, all: of a raw file' raw
 row 'after 200 changed blocks' next
 row 'restore, raw' restore
 read -r v b r <<<"$sizes"
@@ -130,7 +134,7 @@ peak() {
     kib=$(tail -1 peak)
     printf '%-34s %7s MiB\n' "$1" $((kib / 1024))
 }
-rm -rf repo.v repo.b repo.r state out.*
+rm -rf repo.? state out.*
 vdisk backup init repo.v
 peak 'memory, first backup' vdisk backup create repo.v disk.raw --quiet
 peak 'memory, restore' vdisk backup restore repo.v latest out.v --quiet
