@@ -261,7 +261,7 @@ check: $(PROGRAMS) $(filter $(BUILD)/%,$(CHOSEN_TESTS)) $(SCENARIOS_NEED) watche
 check-long:
 	@$(MAKE) fuzz
 	@VDISK_TEST_LONG=1 VDISK_TEST_TIMEOUT=$${VDISK_TEST_TIMEOUT:-7200} \
-	 $(MAKE) check SHARE='test_tamper test_model'
+	 $(MAKE) check SHARE='test_tamper test_model test_backup_tamper test_backup_model test_backup_image'
 check-crash:
 	@VDISK_TEST_LONG=1 $(MAKE) check TESTS='$(or $(TESTS),*crash*)'
 check-faults:
@@ -318,6 +318,7 @@ bench: all $(filter %/test_vm_suspend_ctl,$(TEST_PROGRAMS))
 	@VDISK="$(abspath $(BUILD)/bin/vdisk)" bash scripts/bench_fuse.sh
 	@VDISK="$(abspath $(BUILD)/bin/vdisk)" bash scripts/bench_suspend.sh
 	@VDISK="$(abspath $(BUILD)/bin/vdisk)" bash scripts/bench_vm.sh
+	@VDISK="$(abspath $(BUILD)/bin/vdisk)" bash scripts/bench_backup.sh
 
 MAN_PAGES := $(wildcard man/*.[1-8])
 COMPLETION := $(wildcard completion/vdisk)

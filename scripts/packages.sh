@@ -35,6 +35,12 @@ GUEST_PACKAGES=(
     grub-pc-bin grub-common
 )
 
+# What scripts/bench_backup.sh compares with.
+BENCH_BACKUP_PACKAGES=(
+    borgbackup restic
+    e2fsprogs time
+)
+
 # On top of all, for .ci/run.
 CI_PACKAGES=(
     clang-format

@@ -29,6 +29,7 @@ int cmd_run(int argc, char **argv);
 int cmd_mount(int argc, char **argv);
 int cmd_umount(int argc, char **argv);
 int cmd_ctl(int argc, char **argv);
+int cmd_backup(int argc, char **argv);
 
 /* A row of a table of commands; the last has name NULL. */
 struct command {

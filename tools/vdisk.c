@@ -35,6 +35,7 @@ static const struct command commands[] = {
     {"write", "standard input to a range of the drive", cmd_write},
     {"ls", "a folder on the drive, without mounting it", cmd_ls},
     {"cp", "files out of the drive, without mounting it", cmd_cp},
+    {"backup", "encrypted, incremental backups", cmd_backup},
     {"audit", "verify the daemon's audit log", cmd_audit},
     {"serve", "serve an image by NBD or vhost-user", cmd_serve},
     {"run", "a virtual machine on encrypted drives", cmd_run},

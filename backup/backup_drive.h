@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a backup is made of: a raw file or device, or a snapshot of an image, of which the ranges
+ * that matter are known (SPEC.md B11).
+ */
+#ifndef BACKUP_BACKUP_DRIVE_H
+#define BACKUP_BACKUP_DRIVE_H
+
+#include "manifest.h"
+
+/* A range of the drive that has to be looked at. */
+struct vb_span {
+    uint64_t offset, length; /* bytes */
+    bool is_zero;            /* reads as zeros */
+};
+
+struct vb_drive;
+
+struct vb_drive_ops {
+    /* A reader for a thread. */
+    int (*open)(struct vb_drive *drive, void **reader, struct vdisk_error *error);
+    int (*read)(void *reader, uint64_t offset, void *data, size_t length,
+                struct vdisk_error *error);
+    void (*close)(void *reader);
+    /* The next span at or after `from`; length 0: there is none. What is in no span has not changed
+     * since the base, or, without a base, is zeros. By one thread, with `from` growing. */
+    int (*next)(struct vb_drive *drive, uint64_t from, struct vb_span *span,
+                struct vdisk_error *error);
+};
+
+struct vb_drive {
+    const struct vb_drive_ops *ops;
+    uint64_t size;                /* bytes, of any alignment */
+    const struct vb_backup *base; /* what the spans are changes against; NULL: nothing */
+};
+
+/* --- a raw file or block device -----------------------------------------------------------------
+ */
+
+/* `path` must outlive it. 0 or an error. */
+int vb_drive_raw_open(const char *path, struct vb_drive **out, struct vdisk_error *error);
+void vb_drive_raw_close(struct vb_drive *drive); /* NULL is allowed */
+
+/* --- an image ----------------------------------------------------------------------------- */
+
+struct vb_image;
+
+struct vb_image_options {
+    const char *path;            /* outlives it, as do the others */
+    const char *base_path;       /* of an overlay; NULL: as recorded */
+    const struct vdisk_key *key; /* of the image */
+    struct vb_repo *repo;
+    const struct vb_backups *backups;
+};
+
+/*
+ * Opens the image, makes the snapshot for the next backup and finds the newest one to build on.
+ * Then the image can be read by others, and not written, until it is closed. Fills in the
+ * manifest: drive, sequence, previous, size, created, snapshot, image facts. Errors of
+ * vdisk_open().
+ */
+int vb_image_open(const struct vb_image_options *options, struct vb_manifest *manifest,
+                  struct vb_image **out, struct vdisk_error *error);
+struct vb_drive *vb_image_drive(struct vb_image *image);
+/*
+ * Closes it and deletes snapshots that are not needed: the older ones of this repository after a
+ * backup that is `done`, else the new one. NULL is allowed. An error leaves snapshots that the next
+ * backup deletes.
+ */
+int vb_image_close(struct vb_image *image, bool done, struct vdisk_error *error);
+
+#endif
