@@ -53,13 +53,13 @@ EXTRA := $(if $(FUZZ),-fsanitize=fuzzer-no-link) $(if $(COVERAGE),--coverage) \
 
 # Programs see only the public headers; tests also see the library's own.
 INCLUDES_libvdisk := -Iinclude -Ilibvdisk
-INCLUDES_tools := -Iinclude -Itools -Ifuse -Ibackup
+INCLUDES_tools := -Iinclude -Itools -Ibackup -Ifuse
 INCLUDES_backup := -Iinclude -Ibackup -Itools
 INCLUDES_fuse = -Iinclude -Ifuse -Ivdiskd -Itools -Ibackup $(FUSE_CFLAGS)
 INCLUDES_vdiskd := -Iinclude -Ivdiskd -Itools -Ibackup
 INCLUDES_vmm := -Iinclude -Ivmm -Ivdiskd -Itools
 INCLUDES_bench := -Iinclude -Ivdiskd -Itests
-INCLUDES_tests = -Iinclude -Ilibvdisk -Itests -Itools -Ifuse -Ibackup -Ivdiskd -Ivmm $(FUSE_CFLAGS)
+INCLUDES_tests = -Iinclude -Ilibvdisk -Itests -Itools -Ibackup -Ifuse -Ivdiskd -Ivmm $(FUSE_CFLAGS)
 INCLUDES_fuzz = $(INCLUDES_tests) -Ifuzz
 
 # A goal that compiles nothing works without the libraries.

@@ -147,9 +147,12 @@ rm -f n.vdk
 
 # ---- time to the first byte, whatever the size ----
 
+limit=10000 pieces=2 # milliseconds, on a machine that has other things to do
+[ "${VDISK_TEST_LONG:-}" != 1 ] || limit=1000 pieces=10
 drive huge.vdk 1T
 rm -f huge.model
-vdisk write huge.vdk 1000000 <a && vdisk write huge.vdk 700000002048 <a
+for ((i = 1; i < pieces; i++)); do vdisk write huge.vdk ${i}0G <a; done
+vdisk write huge.vdk 700000002048 <a
 t 'a drive of 1 TiB is backed up' vdisk backup create repo huge.vdk
 began=$(date +%s%N)
 vdisk backup serve repo latest h.vdk --drive huge.vdk --nbd "unix:$PWD/nbd" >.server 2>&1 &
@@ -162,11 +165,11 @@ done
 took=$((($(date +%s%N) - began) / 1000000))
 echo "# the first byte after $took ms"
 head -c 4096 a | same 'the first bytes are right' - first
-is 'and come at once' $((took < 10000)) 1
+is 'and come at once' $((took < limit)) 1
 t 'all of it is there soon' said filled
 down 'and it ends'
-is 'a sparse image' $(($(du -k h.vdk | cut -f1) < 100000)) 1
-vdisk read h.vdk 700000002048 40000000 | cmp - a
+is 'a sparse image' $(($(du -k h.vdk | cut -f1) < 50000 * pieces)) 1
+vdisk read h.vdk 700000002048 40000000 | cmp - a && vdisk read h.vdk 10G 40000000 | cmp - a
 verdict 'with its data' $?
 rm -f h.vdk huge.vdk
 
