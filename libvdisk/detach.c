@@ -43,7 +43,7 @@ static int check_state(struct vdisk_image *image, const struct vd_state *state, 
         return vd_image_fail(image, VDISK_E_UNFILLED,
                              "the snapshot \"%s\" shows the base: delete it first", name);
     return vd_image_fail(image, VDISK_E_UNFILLED, "the image is not filled at offset %llu",
-                         (unsigned long long)(from * VD_BLOCK));
+                         (unsigned long long)from * VD_BLOCK);
 }
 
 static int check_snapshot(struct vdisk_image *image, const struct vd_snap *snap)

@@ -309,6 +309,7 @@ static int fill_entry(struct vdisk_image *image, void *arg)
     return r;
 }
 
+/* NOLINTNEXTLINE(readability-non-const-parameter): fill_entry() moves it */
 int vdisk_fill(struct vdisk_image *image, uint64_t *cursor, uint64_t *copied)
 {
     struct filling filling = {.cursor = cursor};
