@@ -55,8 +55,8 @@ EXTRA := $(if $(FUZZ),-fsanitize=fuzzer-no-link) $(if $(COVERAGE),--coverage) \
 INCLUDES_libvdisk := -Iinclude -Ilibvdisk
 INCLUDES_tools := -Iinclude -Itools -Ibackup -Ifuse
 INCLUDES_backup := -Iinclude -Ibackup -Itools
-INCLUDES_fuse = -Iinclude -Ifuse -Ivdiskd -Itools $(FUSE_CFLAGS)
-INCLUDES_vdiskd := -Iinclude -Ivdiskd -Itools
+INCLUDES_fuse = -Iinclude -Ifuse -Ivdiskd -Itools -Ibackup $(FUSE_CFLAGS)
+INCLUDES_vdiskd := -Iinclude -Ivdiskd -Itools -Ibackup
 INCLUDES_vmm := -Iinclude -Ivmm -Ivdiskd -Itools
 INCLUDES_bench := -Iinclude -Ivdiskd -Itests
 INCLUDES_tests = -Iinclude -Ilibvdisk -Itests -Itools -Ibackup -Ifuse -Ivdiskd -Ivmm $(FUSE_CFLAGS)
@@ -242,7 +242,7 @@ CHOSEN_TESTS := $(filter $(addprefix $(BUILD)/tests/,$(TEST_NAMES)),$(TEST_PROGR
                 $(filter $(addprefix tests/,$(addsuffix .sh,$(TEST_NAMES))),$(SCENARIOS))
 # These have a test's program write tables, or a guest.
 SCENARIOS_NEED := $(if $(filter %/scenario_vm_acpi.sh,$(CHOSEN_TESTS)),$(filter %/test_vm_acpi,$(TEST_PROGRAMS))) \
-                  $(if $(filter %/scenario_vm_suspend.sh %/scenario_vm_run.sh,$(CHOSEN_TESTS)),$(filter %/test_vm_suspend_ctl,$(TEST_PROGRAMS)))
+                  $(if $(filter %/scenario_vm_suspend.sh %/scenario_vm_run.sh %/scenario_backup_run.sh,$(CHOSEN_TESTS)),$(filter %/test_vm_suspend_ctl,$(TEST_PROGRAMS)))
 
 # The proofs about memory run a second time, under sanitizers.
 WATCHED := test_model test_faults test_header test_image

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What a mount shows, and how it is reached: an image that this process opened for reading
- * (backing_image.c) or for writing (backing_engine.c), or a drive that a vdiskd serves
- * (backing_served.c).
+ * (backing_image.c) or for writing (backing_engine.c), a backup (backing_backup.c), or a drive that
+ * a vdiskd serves (backing_served.c).
  *
  * A backing has states: number 0 is what `disk` is, the others are snapshots. Each thread that
  * serves has an access of its own, which it alone uses and in which it waits.
@@ -94,6 +94,14 @@ int backing_open_image(const char *name, const struct backing_image_options *opt
 
 /* The same image for writing, always as recorded and its live state. */
 int backing_open_engine(const char *name, const struct backing_image_options *options,
+                        struct backing **out, struct vdisk_error *error);
+
+/* A backup, of which there is one state (backing_backup.c). */
+struct backing_backup_options {
+    const char *repo, *backup;   /* as vb_backups_pick() takes it */
+    const struct vdisk_key *key; /* of the repository */
+};
+int backing_open_backup(const char *name, const struct backing_backup_options *options,
                         struct backing **out, struct vdisk_error *error);
 
 /* An export of a vdiskd, whose management is at `socket`; `snapshot` NULL: one is made, and removed

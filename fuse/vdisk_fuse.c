@@ -47,11 +47,13 @@ struct mount {
     struct keyopt key;
     struct option_size key_fd;
     const char *key_kind, *base, *log, *socket;
+    const char *backup; /* the operand is a repository: this backup of it; NULL: it is none */
     bool write, files, foreground;
     bool by_kernel; /* file systems of other kinds, once we are up */
     const char *operand, *folder;
     struct imagespec spec;
-    char *image; /* whole path; NULL: a vdiskd serves it */
+    char *image;      /* whole path; NULL: a vdiskd serves it, or it is a backup */
+    char *repository; /* likewise; NULL: none */
     struct vdisk_unlocked *unlocked;
     bool has_base;
     struct backing *backing;
@@ -94,6 +96,19 @@ static int open_log(struct mount *mount)
 
 /* ---- what is mounted ---- */
 
+static struct key_source key_from(const struct mount *mount)
+{
+    const char *kind = mount->key_kind ? mount->key_kind : "key-file";
+
+    return (struct key_source){
+        .fd = mount->key_fd.value <= INT_MAX ? (int)mount->key_fd.value : -1,
+        .may_wait = true,
+        .kind = strcmp(kind, "passphrase") == 0 ? VDISK_KEY_PASSPHRASE
+                : strcmp(kind, "identity") == 0 ? VDISK_KEY_IDENTITY
+                                                : VDISK_KEY_FILE,
+    };
+}
+
 static int unlock(struct mount *mount)
 {
     struct vdisk_error error = {.code = 0};
@@ -101,14 +116,7 @@ static int unlock(struct mount *mount)
     int status, rc;
 
     if (mount->key_fd.given) {
-        const char *kind = mount->key_kind ? mount->key_kind : "key-file";
-        const struct key_source source = {
-            .fd = mount->key_fd.value <= INT_MAX ? (int)mount->key_fd.value : -1,
-            .may_wait = true,
-            .kind = strcmp(kind, "passphrase") == 0 ? VDISK_KEY_PASSPHRASE
-                    : strcmp(kind, "identity") == 0 ? VDISK_KEY_IDENTITY
-                                                    : VDISK_KEY_FILE,
-        };
+        const struct key_source source = key_from(mount);
 
         rc = key_unlock(&source, mount->image, &mount->unlocked, &error);
         close(source.fd);
@@ -185,6 +193,41 @@ static int find_image(struct mount *mount)
     return unlock(mount);
 }
 
+static int open_backup_with(struct mount *mount, const struct vdisk_key *key)
+{
+    const struct backing_backup_options options = {
+        .repo = mount->operand, .backup = mount->backup, .key = key};
+    struct vdisk_error error = {.code = 0};
+    int rc = backing_open_backup(mount->operand, &options, &mount->backing, &error);
+
+    return rc ? report(mount->operand, rc, &error) : STATUS_DONE;
+}
+
+static int open_backup(struct mount *mount)
+{
+    struct vdisk_error error = {.code = 0};
+    struct held_key held = {.prompted = false};
+    struct key_source source = key_from(mount);
+    struct key_held from_pipe = {.bytes = NULL};
+    int status, rc;
+
+    mount->repository = realpath(mount->operand, NULL);
+    if (!mount->repository)
+        return report(mount->operand, -errno, NULL);
+    if (mount->key_fd.given) {
+        rc = key_load(&source, &from_pipe, &error);
+        close(source.fd);
+        status = rc ? report(mount->operand, rc, &error) : open_backup_with(mount, &from_pipe.key);
+        key_release(&from_pipe);
+        return status;
+    }
+    status = keyopt_load(&mount->key, KEYOPT_OPEN, NULL, mount->operand, &held);
+    if (status == STATUS_DONE)
+        status = open_backup_with(mount, &held.key);
+    keyopt_release(&held);
+    return status;
+}
+
 static int open_served(struct mount *mount)
 {
     char *export = strdup(mount->operand + strlen(SERVED));
@@ -234,12 +277,14 @@ static int confine(const struct mount *mount)
 {
     struct vdisk_error error = {.code = 0};
     char *folder = mount->image ? confine_folder(mount->image) : NULL;
-    struct confine_path paths[2];
+    struct confine_path paths[3];
     unsigned count = 0;
     int rc = confine_privileges(&error);
 
     if (folder)
         paths[count++] = (struct confine_path){.path = folder, .may_write = mount->write};
+    if (mount->repository)
+        paths[count++] = (struct confine_path){.path = mount->repository};
     if (mount->has_base)
         paths[count++] = (struct confine_path){.path = "/"};
     if (rc == 0)
@@ -317,12 +362,14 @@ static int run(struct mount *mount)
     bool is_served = strncmp(mount->operand, SERVED, strlen(SERVED)) == 0;
     int status = open_log(mount);
 
-    if (status == STATUS_DONE && !is_served)
+    if (status == STATUS_DONE && !is_served && !mount->backup)
         status = find_image(mount);
     if (status != STATUS_DONE)
         return status;
     interrupt_catch(); /* from here on there is something to tidy up */
-    status = is_served ? open_served(mount) : open_image(mount);
+    status = mount->backup ? open_backup(mount)
+             : is_served   ? open_served(mount)
+                           : open_image(mount);
     if (status == STATUS_DONE)
         status = add_scratch(mount);
     if (status == STATUS_DONE)
@@ -331,6 +378,7 @@ static int run(struct mount *mount)
         status = close_backing(mount, status);
     vdisk_unlocked_free(mount->unlocked);
     free(mount->image);
+    free(mount->repository);
     return status;
 }
 
@@ -345,6 +393,7 @@ static int parse(struct mount *mount, int argc, char **argv)
          "management of vdiskd (" CTL_DEFAULT_SOCKET ")"},
         {"base", OPTION_TEXT, &mount->base, "IMAGE",
          "where the base of this overlay is, if it has moved"},
+        {"backup", OPTION_TEXT, &mount->backup, "NAME", "IMAGE is a repository: this backup of it"},
         KEYOPT_OPEN_OPTIONS(&mount->key, ""),
         {"key-fd", OPTION_NUMBER, &mount->key_fd, "N", "the key comes from this descriptor"},
         {"key-kind", OPTION_TEXT, &mount->key_kind, "KIND", "key-file, passphrase or identity"},
@@ -365,6 +414,8 @@ static int parse(struct mount *mount, int argc, char **argv)
         return status;
     mount->operand = operands[0];
     mount->folder = operands[1];
+    if (mount->write && mount->backup)
+        return report_usage(NULL, "a backup is for reading, it does not go with --write");
     if (mount->write && mount->files)
         return report_usage(NULL, "--files is for reading, it does not go with --write");
     if (mount->write && strncmp(mount->operand, SERVED, strlen(SERVED)) == 0)

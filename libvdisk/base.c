@@ -106,6 +106,8 @@ void vd_base_close(struct vdisk_image *image)
 
 int vd_read_base(struct vdisk_image *image, uint64_t first, uint32_t count, uint8_t *out)
 {
+    if (image->super->overlay == VD_OVERLAY_SOURCE)
+        return vd_read_source(image, first, count, out);
     struct vd_state state =
         image->base_snapshot ? vd_snapshot_state(image->base_snapshot) : vd_live_state(image->base);
     /* The base is read-only: nothing to lock. */

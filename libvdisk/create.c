@@ -23,7 +23,9 @@ struct creation {
 static uint32_t journal_log2(const struct vdisk_create_options *o)
 {
     uint32_t log2 = VD_DEFAULT_JOURNAL_LOG2_MIN;
-    uint64_t size = o->size ? o->size : VDISK_SIZE_MAX; /* as large as the base */
+    uint64_t size = o->size     ? o->size
+                    : o->source ? o->source->size
+                                : VDISK_SIZE_MAX; /* the base's */
     if (o->journal_log2)
         return o->journal_log2;
     while (log2 < VD_DEFAULT_JOURNAL_LOG2_MAX && size / 128 >= (UINT64_C(2) << log2) * VD_BLOCK)
@@ -35,7 +37,7 @@ static int check_geometry(const struct vdisk_create_options *o, struct vdisk_err
 {
     uint64_t cluster = o->cluster_bytes ? o->cluster_bytes : VD_DEFAULT_CLUSTER_BYTES;
     uint32_t log2 = journal_log2(o);
-    if (o->size == 0 && !o->base_path)
+    if (o->size == 0 && !o->base_path && !o->source)
         return vd_fail(error, -EINVAL, "the size of the drive must not be 0");
     if (o->size % 512)
         return vd_fail(error, -EINVAL, "the size of the drive must be a multiple of 512 bytes");
@@ -159,7 +161,7 @@ static int create_entry(struct vdisk_image *image, void *arg)
     /* Last: until the header is there the file is no image. */
     if (!r)
         r = vd_header_store(image);
-    if (!r && image->super->overlay)
+    if (!r && image->super->overlay == VD_OVERLAY_IMAGE)
         r = vd_base_open(image, c->path, NULL);
     return r;
 }
@@ -198,6 +200,8 @@ int vd_create(const char *path, const struct vdisk_create_options *options,
         image->super->base = like->super->base;
     } else if (options->base_path) {
         r = bind_base(image, &creation);
+    } else if (options->source) {
+        r = vd_source_bind(image, options->source);
     }
     if (!r && options->split_bytes && io->ops->set_split)
         r = io->ops->set_split(io, options->split_bytes, image->header.part_set);

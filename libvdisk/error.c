@@ -35,6 +35,8 @@ static const char *own_words(int code)
         return "a limit of the format would be passed";
     case VDISK_E_DAMAGED:
         return "the image is damaged";
+    case VDISK_E_UNFILLED:
+        return "the image is still being filled from elsewhere";
     default:
         return NULL;
     }

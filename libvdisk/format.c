@@ -64,9 +64,9 @@ static int decode_reserve(struct vd_superblock *s, const uint8_t *body)
 static int decode_base(struct vd_superblock *s, const uint8_t *body)
 {
     uint32_t overlay = vd_get32(body + 300);
-    if (overlay > 1)
+    if (overlay > VD_OVERLAY_SOURCE)
         return VDISK_E_MALFORMED;
-    s->overlay = overlay;
+    s->overlay = (uint8_t)overlay;
     if (!overlay)
         return vd_is_zero(body + 816, 2176 - 816) ? 0 : VDISK_E_MALFORMED;
     memcpy(s->base.image_id, body + 816, VD_ID_BYTES);
@@ -83,6 +83,8 @@ static int decode_base(struct vd_superblock *s, const uint8_t *body)
     if (memchr(body + 1152, 0, path_bytes))
         return VDISK_E_MALFORMED;
     if (name_bytes && !vd_snap_name_valid((const char *)body + 896, name_bytes))
+        return VDISK_E_MALFORMED;
+    if (overlay == VD_OVERLAY_SOURCE && (name_bytes || !vd_is_zero(body + 856, VD_KEY_BYTES)))
         return VDISK_E_MALFORMED;
     memcpy(s->base.snapshot, body + 896, name_bytes);
     memcpy(s->base.path, body + 1152, path_bytes);

@@ -94,6 +94,14 @@ struct vd_base_binding {
     char path[VDISK_PATH_MAX + 1];
 };
 
+/* What the holes of an image show. Of a source the binding has the id (in image_id and root_tag),
+ * the size, and its name as the path. */
+enum vd_overlay {
+    VD_OVERLAY_NONE = 0,
+    VD_OVERLAY_IMAGE = 1,
+    VD_OVERLAY_SOURCE = 2,
+};
+
 /* Holds a base's key: lives in locked memory. */
 struct vd_superblock {
     uint64_t generation;
@@ -115,7 +123,7 @@ struct vd_superblock {
     int64_t created;
     uint32_t reserve_count;
     struct vd_run reserve[VD_RESERVE_RUNS];
-    bool overlay;
+    uint8_t overlay; /* enum vd_overlay */
     struct vd_base_binding base;
 };
 

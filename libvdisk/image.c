@@ -128,13 +128,19 @@ void vdisk_get_info(struct vdisk_image *image, struct vdisk_info *info)
         .recovered = image->recovered,
         .header_damaged = image->header_damaged,
         .superblock_damaged = image->superblock_damaged,
-        .has_base = super->overlay,
+        .has_base = super->overlay == VD_OVERLAY_IMAGE,
+        .has_source = super->overlay == VD_OVERLAY_SOURCE,
     };
     memcpy(info->image_id, image->header.image_id, VD_ID_BYTES);
     memcpy(info->root_tag, super->root[VD_TREE_MAP].tag, VD_TAG_BYTES);
     if (image->loop.io->ops->size(image->loop.io, &info->file_bytes))
         info->file_bytes = 0;
-    if (super->overlay) {
+    if (info->has_source) {
+        memcpy(info->source_id, super->base.image_id, VD_ID_BYTES);
+        memcpy(info->source_id + VD_ID_BYTES, super->base.root_tag, VD_TAG_BYTES);
+        memcpy(info->source_name, super->base.path, sizeof(info->source_name));
+    }
+    if (info->has_base) {
         memcpy(info->base_id, super->base.image_id, VD_ID_BYTES);
         memcpy(info->base_path, super->base.path, sizeof(info->base_path));
         memcpy(info->base_snapshot, super->base.snapshot, sizeof(info->base_snapshot));

@@ -3,6 +3,8 @@
  * The open image: what its modules share. See ARCHITECTURE.md for the life of a write.
  *
  * Locks, in the order in which they are taken:
+ *   filling      guest blocks: they are filled once; exclusive over all to put another live state
+ *                in place, or to end filling
  *   range        guest blocks: a write excludes reads and writes of the same blocks
  *   states       shared by whoever reads through a tree; exclusive to replace or free whole trees
  *   gate         shared by whoever changes the live map; exclusive to freeze it
@@ -105,7 +107,13 @@ struct vdisk_image {
     size_t cache_bytes; /* for it and its bases */
     struct vdisk_image *base;
     struct vdisk_snapshot *base_snapshot;
-    unsigned depth; /* images above this one in a chain */
+    unsigned depth;              /* images above this one in a chain */
+    struct vdisk_source *source; /* of an image that is being filled; NULL without one */
+    bool without_source;
+    struct vd_range_lock filling; /* guest blocks that are being filled; before `range` */
+    struct vd_rwlock fill_turn;   /* exclusive to look for the next piece */
+    unsigned fills;               /* pieces in memory */
+    struct vd_waitqueue fill_waiters;
 
     struct vdisk_request *incoming_head, *incoming_tail; /* not yet started */
     struct vdisk_request *ended_head, *ended_tail;       /* to be handed out */

@@ -189,8 +189,12 @@ int vd_image_load(struct vdisk_image *image, const struct vdisk_key *key, const 
         r = vd_journal_recover(image);
     if (!r && !image->read_only)
         r = vd_reserve_adopt(image, image->super->reserve, image->super->reserve_count);
-    if (!r && image->super->overlay)
+    if (!r && image->super->overlay == VD_OVERLAY_IMAGE)
         r = vd_base_open(image, path, base_path);
+    if (!r && image->super->overlay == VD_OVERLAY_SOURCE)
+        r = vd_source_open(image);
+    else if (!r)
+        image->source = NULL; /* it is not the image's to look at */
     return r;
 }
 
@@ -237,6 +241,8 @@ int vdisk_open(const char *path, const struct vdisk_open_options *options,
     }
     image->read_only = options->read_only;
     image->opener = options->opener;
+    image->source = options->source;
+    image->without_source = options->without_source;
     struct opening opening = {path, options, key};
     r = vd_run(image, load_entry, &opening);
     if (r) {

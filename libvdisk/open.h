@@ -48,6 +48,12 @@ int vd_create(const char *path, const struct vdisk_create_options *options,
               const struct vdisk_key *key, const struct vdisk_image *like, struct vdisk_image **out,
               struct vdisk_error *error);
 
+/* --- source.c --- */
+/* Records what the image is filled from. -EINVAL. */
+int vd_source_bind(struct vdisk_image *image, struct vdisk_source *source);
+/* Compares the source that was given with the recorded one; VDISK_E_UNFILLED without one. */
+int vd_source_open(struct vdisk_image *image);
+
 /* --- base.c --- */
 /* Opens the base of an overlay at `path`, relative to the folder of `overlay_path`, with its volume
  * key, and checks that it is the recorded one. Inside a coroutine. */

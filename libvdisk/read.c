@@ -125,11 +125,22 @@ static int plan_zstd(struct plan *plan, uint64_t block, const struct vd_zstd *ex
 static int fill_absent(struct plan *plan, uint64_t first, uint32_t count, bool zero)
 {
     uint8_t *out = plan->out + (first - plan->first) * VD_BLOCK;
-    if (zero || !plan->image->base) {
+    if (zero || !plan->image->super->overlay) {
         memset(out, 0, (size_t)count * VD_BLOCK);
         return 0;
     }
     return vd_read_base(plan->image, first, count, out);
+}
+
+/* The blocks from *block on that are absent in the same way. */
+static int plan_absent(struct plan *plan, const struct vd_node *leaf, uint64_t *block, uint64_t end)
+{
+    uint64_t first = *block;
+    enum vd_presence kind = vd_leaf_presence(plan->image, leaf, (unsigned)(first % VD_LEAF_BLOCKS));
+    while (*block < end &&
+           vd_leaf_presence(plan->image, leaf, (unsigned)(*block % VD_LEAF_BLOCKS)) == kind)
+        ++*block;
+    return fill_absent(plan, first, (uint32_t)(*block - first), kind == VD_IS_ZERO);
 }
 
 static int plan_leaf(struct plan *plan, const struct vd_node *leaf, uint64_t first, uint64_t end)
@@ -142,12 +153,11 @@ static int plan_leaf(struct plan *plan, const struct vd_node *leaf, uint64_t fir
         const struct vd_zstd *extent = leaf->map.zstd ? &leaf->map.zstd[i / per] : NULL;
         enum vd_block_kind kind = entry ? vd_block_kind(entry) : VD_BLOCK_NONE;
         if (kind == VD_BLOCK_RAW)
-            r = plan_raw(plan, block, entry);
+            r = plan_raw(plan, block++, entry);
         else if (kind == VD_BLOCK_NONE && extent && extent->length)
-            r = plan_zstd(plan, block, extent);
+            r = plan_zstd(plan, block++, extent);
         else
-            r = fill_absent(plan, block, 1, kind == VD_BLOCK_ZERO);
-        block++;
+            r = plan_absent(plan, leaf, &block, end);
     }
     return r;
 }
@@ -387,6 +397,14 @@ int vd_read_blocks(const struct vd_state *state, uint64_t first, uint32_t count,
     return r;
 }
 
+static int is_missing(const struct vd_state *state, uint64_t first, uint64_t end, bool *missing)
+{
+    uint64_t from, to;
+    int r = vd_hole_next(state, first, vd_min64(end, vd_guest_blocks(state->size)), &from, &to);
+    *missing = from < to;
+    return r;
+}
+
 int vd_do_read(struct vdisk_image *image, struct vdisk_snapshot *snapshot, uint64_t offset,
                uint8_t *data, uint64_t length)
 {
@@ -397,6 +415,9 @@ int vd_do_read(struct vdisk_image *image, struct vdisk_snapshot *snapshot, uint6
         vd_range_lock(&image->loop, &image->range, &range, first, end - 1, false);
     vd_lock_shared(&image->loop, &image->states);
     struct vd_state state = snapshot ? vd_snapshot_state(snapshot) : vd_live_state(image);
+    bool missing = false;
+    if (!snapshot && image->source)
+        r = is_missing(&state, first, end, &missing);
     bool aligned =
         offset % VD_BLOCK == 0 && length % VD_BLOCK == 0 && (uintptr_t)data % VD_BLOCK == 0;
     uint8_t *bounce = NULL;
@@ -416,5 +437,7 @@ int vd_do_read(struct vdisk_image *image, struct vdisk_snapshot *snapshot, uint6
     vd_unlock_shared(&image->loop, &image->states);
     if (!snapshot)
         vd_range_unlock(&image->loop, &image->range, &range);
+    if (missing && !r)
+        vd_fill_behind(image, first, end);
     return r;
 }

@@ -126,6 +126,11 @@ static int add_record(struct vdisk_image *image, const char *name, bool *changed
 static int apply_create(struct vdisk_image *image, void *arg, bool *changed)
 {
     const char *name = arg;
+    if (image->super->overlay == VD_OVERLAY_SOURCE)
+        return vd_image_fail(
+            image, VDISK_E_UNFILLED,
+            "the image is not yet filled from %s: there can be snapshots when it is",
+            image->super->base.path);
     struct vd_snap *existing = malloc(sizeof(*existing));
     int r = existing ? find_name(image, name, existing) : -ENOMEM;
     free(existing);
@@ -186,7 +191,10 @@ static int rollback_entry(struct vdisk_image *image, void *arg)
 {
     struct vd_change change = {
         .apply = apply_rollback, .arg = arg, .states = true, .relief = true, .reserve_blocks = 16};
+    struct vd_range range; /* what is being filled is a hole of this live state */
+    vd_range_lock(&image->loop, &image->filling, &range, 0, UINT64_MAX, true);
     int r = vd_checkpoint(image, &change);
+    vd_range_unlock(&image->loop, &image->filling, &range);
     if (r)
         return r;
     image->size = image->super->size;

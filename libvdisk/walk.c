@@ -109,33 +109,40 @@ static enum vdisk_extent_kind kind_at(const struct vdisk_image *image, const str
 static int map_range(const struct vd_state *state, uint64_t first, uint64_t end, bool through_base,
                      unsigned depth, struct ranges *out);
 
+/* What the source has there; where it does not tell, it may be data. */
+static int map_source(struct vdisk_image *image, uint64_t first, uint64_t end, unsigned depth,
+                      struct ranges *out)
+{
+    uint64_t known = vd_min64(end, vd_guest_blocks(image->super->base.size)), from, to;
+    int r = 0;
+    for (uint64_t at = first; at < known && !r && !is_over(out); at = out->reached) {
+        out->steps--;
+        if (vd_source_next(image, at, &from, &to)) {
+            from = at;
+            to = known;
+        }
+        if (from > at)
+            r = add_range(out, at, vd_min64(from, known) - at, VDISK_EXTENT_HOLE, depth);
+        else
+            r = add_range(out, at, vd_min64(to, known) - at, VDISK_EXTENT_MISSING, depth);
+    }
+    if (!r && !is_over(out) && vd_max64(first, known) < end)
+        r = add_range(out, vd_max64(first, known), end - vd_max64(first, known), VDISK_EXTENT_HOLE,
+                      depth);
+    return r;
+}
+
 static int map_hole(const struct vd_state *state, uint64_t first, uint64_t end, bool through_base,
                     unsigned depth, struct ranges *out)
 {
     struct vdisk_image *image = state->image;
+    if (through_base && image->super->overlay == VD_OVERLAY_SOURCE)
+        return map_source(image, first, end, depth + 1, out);
     if (!through_base || !image->base)
         return add_range(out, first, end - first, VDISK_EXTENT_HOLE, depth);
     struct vd_state base =
         image->base_snapshot ? vd_snapshot_state(image->base_snapshot) : vd_live_state(image->base);
     return map_range(&base, first, end, true, depth + 1, out);
-}
-
-/* The first leaf after `leaf`, which is absent, that may not be absent in the same way. */
-static int absent_end(struct vd_tree *tree, uint64_t leaf, uint64_t *end)
-{
-    *end = leaf + 1;
-    for (unsigned level = tree->height + 1u; level-- > 1;) {
-        struct vd_ref ref;
-        bool known;
-        int r = vd_tree_ref(tree, level, leaf / vd_span(level), &ref, &known);
-        if (r)
-            return r;
-        if (known && !vd_ref_is_node(&ref)) {
-            *end = (leaf / vd_span(level) + 1) * vd_span(level);
-            return 0;
-        }
-    }
-    return 0;
 }
 
 /* One leaf of [first, limit), or all that is absent together with it. */
@@ -147,7 +154,7 @@ static int map_leaf(const struct vd_state *state, uint64_t first, uint64_t limit
     uint64_t end = first / VD_LEAF_BLOCKS + 1;
     int r = vd_tree_get(state->map, 0, first / VD_LEAF_BLOCKS, false, &leaf, &absent);
     if (!r && !leaf)
-        r = absent_end(state->map, first / VD_LEAF_BLOCKS, &end);
+        r = vd_absent_end(state->map, first / VD_LEAF_BLOCKS, &end);
     end = vd_min64(limit, end * VD_LEAF_BLOCKS);
     while (!r && first < end && !is_over(out)) {
         enum vdisk_extent_kind kind =
@@ -186,6 +193,38 @@ static int map_range(const struct vd_state *state, uint64_t first, uint64_t end,
     if (!r && size_end < end && !is_over(out)) /* past a base's size */
         r = add_range(out, size_end, end - size_end, VDISK_EXTENT_HOLE, depth);
     return r;
+}
+
+static int base_next(struct vdisk_image *image, uint64_t first, uint64_t *from, uint64_t *to)
+{
+    const struct vd_state base =
+        image->base_snapshot ? vd_snapshot_state(image->base_snapshot) : vd_live_state(image->base);
+    uint64_t end = vd_guest_blocks(base.size);
+    for (uint64_t at = first; at < end;) {
+        struct ranges ranges = {.cap = 64, .steps = PART_STEPS};
+        bool found = false;
+        int r = map_range(&base, at, end, true, 1, &ranges);
+        for (size_t i = 0; !r && i < ranges.count && !found; i++) {
+            const struct vdisk_extent *extent = &ranges.extent[i];
+            found = extent->kind != VDISK_EXTENT_HOLE && extent->kind != VDISK_EXTENT_ZERO;
+            *from = extent->offset / VD_BLOCK;
+            *to = *from + extent->length / VD_BLOCK;
+        }
+        at = ranges.reached;
+        free(ranges.extent);
+        if (r || found)
+            return r;
+    }
+    *from = *to = UINT64_MAX;
+    return 0;
+}
+
+int vd_base_next(struct vdisk_image *image, uint64_t first, uint64_t *from, uint64_t *to)
+{
+    if (image->super->overlay == VD_OVERLAY_SOURCE)
+        return vd_source_next(image, first, from, to);
+    *from = *to = UINT64_MAX;
+    return image->base ? base_next(image, first, from, to) : 0;
 }
 
 struct map_args {

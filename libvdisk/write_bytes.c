@@ -12,8 +12,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* Pieces shrink with the ring: a quarter of it must hold the operations of one. */
-static uint32_t piece_blocks(const struct vdisk_image *image)
+uint32_t vd_piece_blocks(const struct vdisk_image *image)
 {
     uint32_t blocks = VD_PIECE_BLOCKS;
     while (blocks > 1 &&
@@ -54,7 +53,7 @@ static int write_unaligned(struct vdisk_image *image, uint64_t offset, const uin
 int vd_do_write(struct vdisk_image *image, uint64_t offset, const uint8_t *data, uint64_t length,
                 bool lead)
 {
-    uint64_t piece_bytes = (uint64_t)piece_blocks(image) * VD_BLOCK;
+    uint64_t piece_bytes = (uint64_t)vd_piece_blocks(image) * VD_BLOCK;
     struct vd_range range;
     uint64_t end = offset + length;
     int r = 0;

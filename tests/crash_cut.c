@@ -25,7 +25,9 @@ static bool is_half_deleted(const struct cut *cut)
 
 static void open_disk(struct cut *cut)
 {
-    struct vdisk_open_options options = {.struct_bytes = sizeof(options), .io = sim_io(cut->disk)};
+    struct vdisk_open_options options = {.struct_bytes = sizeof(options),
+                                         .source = crash_run_source(cut->run),
+                                         .io = sim_io(cut->disk)};
     struct vdisk_error error = {0};
     struct vdisk_info info;
     const struct crash_world *after = cut->run->after;
@@ -38,6 +40,7 @@ static void open_disk(struct cut *cut)
     vdisk_get_info(cut->image, &info);
     cut->run->shared->recovered += info.recovered;
     cut->run->shared->one_superblock += info.superblock_damaged;
+    cut->run->shared->half_filled += info.has_source;
     cut->run->shared->half_deleted += is_half_deleted(cut);
 }
 

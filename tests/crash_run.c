@@ -25,8 +25,8 @@ const struct vdisk_key crash_second_key = {
     .kind = VDISK_KEY_FILE, .bytes = "another key file, added by a run", .length = 32};
 
 static const char *const step_name[CRASH_STEPS] = {
-    "write", "fua",    "flush",  "discard",  "zero",   "read",    "checkpoint", "reopen",
-    "kill",  "create", "delete", "rollback", "resize", "compact", "keys"};
+    "write",  "fua",    "flush",    "discard", "zero",    "read", "checkpoint", "reopen", "kill",
+    "create", "delete", "rollback", "resize",  "compact", "keys", "fill",       "detach"};
 static const char *const op_name[] = {"read", "write", "flush", "discard", "zero"};
 static const char *const mode_name[SIM_CRASH_MODES] = {
     "none", "all", "completed", "subset", "torn", "one missing", "one only", "reordered"};
@@ -294,6 +294,7 @@ static void reopen(struct crash_run *run)
     static const size_t cache[] = {0, 100 * 1024, 400 * 1024};
     struct vdisk_open_options options = {.struct_bytes = sizeof(options),
                                          .cache_bytes = cache[below(run, 3)],
+                                         .source = crash_run_source(run),
                                          .io = sim_io(run->sim)};
     struct vdisk_error error = {0};
     int r = vdisk_open(NULL, &options, &crash_key, &run->image, &error);
@@ -448,6 +449,35 @@ static void step_keys(struct crash_run *run)
                    : vdisk_key_remove(run->image, slots[1].slot));
 }
 
+/* --- filling --- */
+
+struct vdisk_source *crash_run_source(const struct crash_run *run)
+{
+    return run->source && !run->detached ? &run->source->source : NULL;
+}
+
+static void step_fill(struct crash_run *run)
+{
+    uint64_t cursor =
+        below(run, 2) ? 0 : below(run, run->world->live.size) / CRASH_BLOCK * CRASH_BLOCK;
+    for (uint64_t pieces = 1 + below(run, 12); pieces && cursor < run->world->live.size; pieces--)
+        must_work(run, CRASH_FILL, vdisk_fill(run->image, &cursor, NULL));
+}
+
+static void step_detach(struct crash_run *run)
+{
+    bool all = below(run, 2);
+    for (uint64_t cursor = 0; all && cursor < run->world->live.size;)
+        must_work(run, CRASH_FILL, vdisk_fill(run->image, &cursor, NULL));
+    begin(run);
+    int r = vdisk_detach(run->image);
+    if (r == VDISK_E_UNFILLED && !all)
+        r = 0;
+    else
+        run->detached |= r == 0;
+    end(run, CRASH_DETACH, r);
+}
+
 /* --- the run --- */
 
 static const uint8_t weight[CRASH_PROFILES][CRASH_STEPS] = {
@@ -455,6 +485,7 @@ static const uint8_t weight[CRASH_PROFILES][CRASH_STEPS] = {
     [CRASH_SNAPSHOTS] = {40, 4, 8, 5, 2, 4, 1, 2, 1, 8, 4, 4, 0, 1, 0},
     [CRASH_ALL] = {40, 5, 10, 5, 3, 4, 2, 2, 2, 4, 3, 2, 5, 3, 4},
     [CRASH_HURRY] = {30, 40, 20, 3, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0},
+    [CRASH_FILLING] = {30, 4, 10, 6, 3, 12, 2, 2, 2, 0, 0, 0, 3, 1, 0, 14, 3},
 };
 
 static enum crash_step pick_step(struct crash_run *run)
@@ -520,6 +551,12 @@ static void take_step(struct crash_run *run)
     case CRASH_KEYS:
         step_keys(run);
         break;
+    case CRASH_FILL:
+        step_fill(run);
+        break;
+    case CRASH_DETACH:
+        step_detach(run);
+        break;
     case CRASH_STEPS:
         break;
     }
@@ -579,6 +616,8 @@ void crash_run_again(const struct crash_run *above, struct sim *sim, struct vdis
     run->profile = above->profile;
     run->sim = sim;
     run->image = image;
+    run->source = above->source;
+    run->detached = above->detached;
     run->world = world;
     run->depth = above->depth + 1;
     run->names = above->names + 100 * run->depth;
@@ -600,6 +639,16 @@ static uint64_t pick_size(struct crash_run *run)
     return below(run, 2) ? size : size / 2 + 512 * below(run, size / 1024);
 }
 
+/* The drive holds what the source does, durably. */
+static void show_source(struct crash_run *run)
+{
+    uint64_t size = run->source->source.size, id = ++run->requests;
+    size = size < run->world->live.size ? size : run->world->live.size;
+    crash_world_write(run->world, id, 0, run->source->bytes, size);
+    crash_world_ack(run->world, id, 0, size);
+    crash_world_flushed(run->world, UINT64_MAX);
+}
+
 static void create(struct crash_run *run)
 {
     struct vdisk_create_options options = {
@@ -611,10 +660,16 @@ static void create(struct crash_run *run)
         .io = sim_io(run->sim),
     };
     struct vdisk_error error = {0};
+    if (run->profile == CRASH_FILLING) {
+        run->source = fill_source_new(1 + options.size / (1 + below(run, 2)), 65536, run->seed);
+        options.source = &run->source->source;
+    }
     int r = vdisk_create(NULL, &options, &crash_key, &run->image, &error);
     if (r)
         crash_fail(run, "cannot be created: %s", error.text);
     run->world = crash_world_new(options.size);
+    if (run->source)
+        show_source(run);
     run->hot_bytes = (16 + below(run, 64)) * KIB;
     for (unsigned i = 0; i < 4; i++)
         run->hot[i] = below(run, options.size);
@@ -647,6 +702,7 @@ void crash_run_seed(struct crash_shared *shared, struct crash_place *place, uint
     run->changed = true;
     take_steps(run, STEPS_MIN + below(run, STEPS_SPREAD));
     finish(run);
+    fill_source_free(run->source);
     free(run);
     if (crash_contents_live())
         abort(); /* a leak of the model's own */

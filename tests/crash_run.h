@@ -12,6 +12,7 @@
 #define CRASH_RUN_H
 
 #include "crash_model.h"
+#include "fill_source.h"
 #include "sim_io.h"
 
 #define CRASH_SLOTS        8u
@@ -24,6 +25,7 @@ enum crash_profile {
     CRASH_SNAPSHOTS, /* and snapshots, rollbacks */
     CRASH_ALL,       /* and sizes, compaction */
     CRASH_HURRY,     /* flushes without a pause, beside checkpoints that take long */
+    CRASH_FILLING,   /* an image that is filled from a source, and detached from it */
     CRASH_PROFILES,
 };
 
@@ -43,6 +45,8 @@ enum crash_step {
     CRASH_RESIZE,
     CRASH_COMPACT,
     CRASH_KEYS,
+    CRASH_FILL,
+    CRASH_DETACH,
     CRASH_STEPS,
 };
 
@@ -57,6 +61,7 @@ struct crash_shared {
     uint64_t half_deleted;   /* were in the middle of deleting a snapshot */
     uint64_t without_a_copy; /* were opened with one copy of something destroyed */
     uint64_t one_superblock; /* had only one good superblock */
+    uint64_t half_filled;    /* still had a source */
     uint64_t before, after;  /* what was cut short had not happened, or had */
     char failure[1024];
 };
@@ -87,6 +92,8 @@ struct crash_run {
     struct sim_rng rng;
     struct sim *sim;
     struct vdisk_image *image;
+    struct fill_source *source; /* NULL: none; shared by runs within the run */
+    bool detached;              /* durably: the source is not needed any more */
     struct crash_world *world;
     struct crash_world *after; /* how what is under way may end, or NULL */
     struct crash_slot slot[CRASH_SLOTS];
@@ -106,6 +113,8 @@ void crash_run_seed(struct crash_shared *shared, struct crash_place *place, uint
 /* Goes on with an image that was opened after a cut; takes image, sim and world over. */
 void crash_run_again(const struct crash_run *above, struct sim *sim, struct vdisk_image *image,
                      struct crash_world *world, uint64_t seed);
+/* What the image is to be opened with. */
+struct vdisk_source *crash_run_source(const struct crash_run *run);
 /* Notes the sentence and ends the process. */
 _Noreturn void crash_fail(const struct crash_run *run, const char *format, ...)
     __attribute__((format(printf, 2, 3)));

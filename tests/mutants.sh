@@ -329,6 +329,25 @@ mutant 'requests are charged half of what they cost' vdiskd/limit.c \
     "$(within claim 's/\.cost = (.*),$/.cost = \1 \/ 2,/')" test_limit
 mutant 'a process that was stopped makes up for hours' vdiskd/limit.c \
     "$(within limit_take 's/larger\(ready, at - LATE_MAX\)/ready/')" test_limit
+mutant 'jobs that wait for storage hold others up' tools/workers.c \
+    "$(within pool_submit 's/job->blocks && //; s/submit_slow\(pool, job\)/0/')" test_workers
+mutant 'what was written is filled over' libvdisk/fill.c \
+    "$(within fill_holes 's/live_hole_next\(image, from, end, &from, &to\)/(to = end, 0)/')" \
+    test_fill crash:10
+mutant 'a hole that shows a source is made by a discard' libvdisk/map.c \
+    "$(within clear 's/!image->super->overlay/image->super->overlay != VD_OVERLAY_IMAGE/')" test_fill
+mutant 'an image is detached that is not filled' libvdisk/detach.c \
+    "$(within check_state 's/from == UINT64_MAX/1/')" test_fill crash:10
+mutant 'what a source cannot give reads as zeros' libvdisk/source.c \
+    "$(within vd_read_source 's/return there \? ask\(image, &q\) : 0/(void)ask(image, \&q); return 0/')" test_fill
+mutant 'any source will do' libvdisk/source.c \
+    "$(within vd_source_open 's/memcmp\(want->image_id, source->id, VD_ID_BYTES\) != 0/0/; s/memcmp\(want->root_tag, source->id \+ VD_ID_BYTES, VD_TAG_BYTES\) != 0/0/')" \
+    test_fill
+mutant 'what a source has and is not here is told to be zeros' libvdisk/walk.c \
+    "$(within map_source 's/VDISK_EXTENT_MISSING/VDISK_EXTENT_HOLE/')" test_fill
+mutant 'a read keeps nothing of what it has cost' libvdisk/read.c '/vd_fill_behind\(image/d' test_fill
+mutant 'the old end of the drive shows what the source has' libvdisk/fill.c \
+    "$(within fill_locked '/end_drive/d')" test_fill
 mutant 'a group is served in the order of coming' vdiskd/limit.c \
     "$(within must_yield 's/return true;/return false;/')" test_limit
 

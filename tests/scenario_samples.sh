@@ -37,6 +37,12 @@ while read -r hash state offset length option file; do
         --length "$(numfmt --from=iec "$length")" | hash_of)" "$hash"
 done <"$samples/manifest"
 
+is 'filling.vdk, by the second decoder' "$(python3 "$decoder" read filling.vdk --key-file key \
+    --source filling.raw | hash_of)" "$(cat "$samples/filling.sha256")"
+fails 1 'not yet filled from /tmp/repository::' 'filling.vdk takes its source' vdisk read filling.vdk 0 1 --key-file key
+json 'filling.vdk says what that is' "d['source'].startswith('/tmp/repository::')" \
+    vdisk info filling.vdk --json --key-file key
+
 is 'journal.vdk was not closed' "$(python3 "$decoder" info journal.vdk --key-file key |
     sed -n 's/.*"journal_records": //p')" 1
 for image in *.vdk; do

@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 #define JOBS_MAX      8u
-#define DEFAULT_RUNS  100u
+#define DEFAULT_RUNS  125u
 #define LONG_FACTOR   20u
 #define STATES_WANTED UINT64_C(100000)
 #define RUN_SECONDS   600u /* then it hangs */
@@ -56,6 +56,8 @@ static const char *const property[CRASH_PROFILES] = {
     [CRASH_SNAPSHOTS] = ("after a power cut snapshots are exact, and made, deleted and rolled back "
                          "wholly or not at all"),
     [CRASH_ALL] = "after a power cut a resize happened or not, and compaction changed nothing",
+    [CRASH_FILLING] = ("after a power cut while it is filled an image shows what was flushed and "
+                       "else its source, and is detached or not"),
     [CRASH_HURRY] = "after a power cut the journal is whole, however late a checkpoint comes",
 };
 
@@ -127,6 +129,7 @@ static void add_up(struct page *page, unsigned jobs)
         total->one_superblock += job->one_superblock;
         total->without_a_copy += job->without_a_copy;
         total->half_deleted += job->half_deleted;
+        total->half_filled += job->half_filled;
         total->before += job->before;
         total->after += job->after;
         for (unsigned k = 0; k < SIM_CRASH_MODES; k++)
@@ -157,13 +160,13 @@ static bool report(const struct page *page, const struct arguments *arguments)
         good &= say(!failed[i], property[i]);
     printf("# %llu runs from seed %llu, %llu disks opened and compared, %llu of them went on; "
            "%llu had a journal to replay, %llu only one superblock, "
-           "%llu half a snapshot deleted; what was under way had "
+           "%llu half a snapshot deleted, %llu still had a source; what was under way had "
            "happened in %llu and not in %llu\n",
            (unsigned long long)t->runs, (unsigned long long)arguments->seed,
            (unsigned long long)t->states, (unsigned long long)t->deep,
            (unsigned long long)t->recovered, (unsigned long long)t->one_superblock,
-           (unsigned long long)t->half_deleted, (unsigned long long)t->after,
-           (unsigned long long)t->before);
+           (unsigned long long)t->half_deleted, (unsigned long long)t->half_filled,
+           (unsigned long long)t->after, (unsigned long long)t->before);
     if (arguments->chosen || !good)
         return good;
     for (unsigned i = 0; i < CRASH_STEPS; i++)
@@ -171,7 +174,7 @@ static bool report(const struct page *page, const struct arguments *arguments)
     for (unsigned i = 0; i < SIM_CRASH_MODES; i++)
         good &= t->mode[i] > 0;
     good &= t->deep && t->recovered && t->one_superblock && t->without_a_copy && t->half_deleted &&
-            t->before && t->after;
+            t->half_filled && t->before && t->after;
     say(good, "every kind of step, of cut and of outcome came up");
     if (SLOW)
         printf("ok - 100000 disks # SKIP fewer under a sanitizer\n");

@@ -324,6 +324,40 @@ static void test_the_number_of_threads_is_bounded(void **state)
     workers->ops->close(workers); /* idle ones end promptly */
 }
 
+/* Storage that is away for long must not keep others from computing. */
+static void test_jobs_that_block_do_not_hold_others_up(void **state)
+{
+    struct vdisk_workers *workers;
+    struct work slow[12], quick;
+    atomic_int gate = 0;
+    int done = 0;
+
+    (void)state;
+    assert_int_equal(vd_workers_open(1, &workers), 0);
+    for (unsigned i = 0; i < 12; i++) {
+        slow[i] = (struct work){
+            .job = {.run = run_work, .done = finish_work, .blocks = true},
+            .input = i,
+            .done_count = &done,
+            .gate = &gate,
+        };
+        workers->ops->submit(workers, &slow[i].job);
+    }
+    quick = (struct work){
+        .job = {.run = run_work, .done = finish_work}, .input = 5, .done_count = &done};
+    workers->ops->submit(workers, &quick.job);
+    for (double end = micros() + 20e6; done == 0 && micros() < end;)
+        workers->ops->poll(workers, false);
+    atomic_store(&gate, 1);
+    assert_int_equal(done, 1);
+    assert_int_equal(quick.output, 16);
+    while (done < 13)
+        workers->ops->poll(workers, true);
+    for (unsigned i = 0; i < 12; i++)
+        assert_int_equal(slow[i].output, i * 3 + 1);
+    workers->ops->close(workers);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -337,6 +371,7 @@ int main(void)
         cmocka_unit_test(test_workers_that_compute_are_a_crowd),
         cmocka_unit_test(test_workers_take_no_signals),
         cmocka_unit_test(test_the_number_of_threads_is_bounded),
+        cmocka_unit_test(test_jobs_that_block_do_not_hold_others_up),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -27,7 +27,7 @@ from array import array
 
 from vdisk_crypto import (Buffer, Damaged, FileKey, IdentityKey, Malformed, PassphraseKey, VdiskError, ceil_div,
                           is_zero)
-from vdisk_format import (ALLOC, ALLOC_LEAF, BLOCK, EPOCHS, FANOUT, HOLE, LEAF_BLOCKS, LEAF_BYTES, MAP, RUN_RAW,
+from vdisk_format import (ALLOC, ALLOC_LEAF, BLOCK, EPOCHS, FANOUT, HOLE, LEAF_BLOCKS, LEAF_BYTES, MAP, OVERLAY_SOURCE, RUN_RAW,
                           SNAPSHOTS, ZERO, Header, MapLeaf, Ref, expand_counts)
 from vdisk_image import Image, MapState
 
@@ -115,7 +115,9 @@ class Checker:
             if not record.marked:
                 self._check_tail(state)
         self._compare_allocation()
-        if self._guard(image.base) is not None:
+        if image.super.overlay == OVERLAY_SOURCE:
+            self.notes.append("the image is not yet filled from its source")
+        elif self._guard(image.base) is not None:
             self.notes.append("the data of the base is not checked")
         return self.lines
 
@@ -456,6 +458,7 @@ def parse_arguments(arguments):
         key.add_argument("--passphrase-file")
         key.add_argument("--identity")
         command.add_argument("--base", help="where the base is, if not where the overlay says")
+        command.add_argument("--source", help="the bytes that an image which is being filled begins with")
         if name in ("read", "map"):
             command.add_argument("--snapshot")
         if name == "read":
@@ -467,7 +470,8 @@ def parse_arguments(arguments):
 def main(arguments=None):
     options = parse_arguments(arguments)
     try:
-        return options.function(Image(options.image, key_of(options), base_path=options.base), options)
+        return options.function(Image(options.image, key_of(options), base_path=options.base,
+                                      source_path=options.source), options)
     except VdiskError as error:
         print(f"vdisk_decoder: {error}", file=sys.stdout if options.command == "check" else sys.stderr)
         return error.status

@@ -19,6 +19,7 @@ ALLOC_LEAF = 8192                       # host blocks in an allocation leaf, §1
 MAX_SIZE = 1 << 56                      # §18
 MAX_HOST = 1 << 48
 MAX_EPOCH = (1 << 24) - 1
+OVERLAY_SOURCE = 2                      # it is being filled from outside, §17
 MAX_CHAIN = 16                          # images in a chain of overlays, §17
 
 MAP, ALLOC, EPOCHS, SNAPSHOTS = 1, 2, 3, 4          # the trees, §9
@@ -220,7 +221,7 @@ class Superblock:
         require(self.parent_stamp <= self.last_stamp, "superblock: stamp of the parent out of bounds")
         require(1 <= self.next_snapshot <= 1 << 32, "superblock: next snapshot id out of bounds")
         require(max(self.parent, self.deleting) < self.next_snapshot, "superblock: snapshot id out of bounds")
-        require(self.overlay <= 1, "superblock: overlay flag")
+        require(self.overlay <= OVERLAY_SOURCE, "superblock: overlay flag")
         require(is_zero(self.body[222:224] + self.body[2176:]), "superblock: zero field is not zero")
 
     def _parse_reserve(self):
@@ -249,6 +250,8 @@ class Superblock:
         require(is_zero(body[891:896] + body[896 + name_length:1152] + body[1152 + path_length:2176]),
                 "superblock: zero field is not zero")
         require(0 not in path, "superblock: NUL in the base's path")
+        require(self.overlay != OVERLAY_SOURCE or (name_length == 0 and is_zero(body[856:888])),
+                "superblock: a source with a key or a snapshot")
         return Base(body[816:832], body[832:848], size, body[856:888], path,
                     parse_name(name, "superblock: base") if name else "")
 

@@ -10,7 +10,7 @@ import struct
 
 from vdisk_crypto import (ZSTD, Buffer, Damaged, KnownKey, Malformed, NotAuthentic, Seal, VdiskError, WrongKey,
                           ceil_div, is_zero, require)
-from vdisk_format import (ALLOC, ALLOC_LEAF, BLOCK, EPOCHS, FANOUT, HOLE, KIND_EPOCH_NODE, KIND_NODE, KIND_RAW,
+from vdisk_format import (ALLOC, ALLOC_LEAF, BLOCK, EPOCHS, FANOUT, HOLE, KIND_EPOCH_NODE, KIND_NODE, KIND_RAW, OVERLAY_SOURCE,
                           KIND_RECORD, KIND_SUPER, KIND_ZSTD, LEAF_BLOCKS, LEAF_BYTES, MAP, MAX_CHAIN, MAX_HOST,
                           RUN_RAW, RUN_ZERO, SNAPSHOTS, TREE_NAMES, ZERO, ClearOp, Header, MapLeaf, RawOp, Record,
                           Ref, Run, Superblock, ZstdOp, expand_counts, parse_inner, parse_operations,
@@ -106,9 +106,28 @@ def open_header(path, key):
 # The image: opening (§15), nodes (§9), extents (§10)
 
 
+class Source:
+    """What an image is being filled from (§17): the bytes of a file."""
+
+    def __init__(self, path, recorded):
+        if path is None:
+            raise VdiskError(f"it is not yet filled from {os.fsdecode(recorded.path)}")
+        with open(path, "rb") as file:
+            self.bytes = file.read()
+        require(recorded.size == ceil_div(len(self.bytes), 512) * 512, "the source has another size")
+
+    def stream(self, start, end):
+        stop = min(end, len(self.bytes))
+        if start < stop:
+            yield stop - start, self.bytes[start:stop]
+        if max(start, stop) < end:
+            yield end - max(start, stop), None
+
+
 class Image:
-    def __init__(self, path, key, depth=1, base_path=None):
+    def __init__(self, path, key, depth=1, base_path=None, source_path=None):
         self.path, self.depth, self.base_path = path, depth, base_path
+        self.source_path = source_path
         self.header, self.keys = open_header(path, key)
         self.image_id = self.header.image_id
         self.file = BlockFile(path, self.header.split_bytes, self.header.part_set)
@@ -239,6 +258,9 @@ class Image:
         """The state that holes read from, or None."""
         recorded = self.super.base
         if recorded is None or self._base is not None:
+            return self._base
+        if self.super.overlay == OVERLAY_SOURCE:
+            self._base = Source(self.source_path, recorded)
             return self._base
         if self.depth >= MAX_CHAIN:
             raise Malformed(f"a chain of more than {MAX_CHAIN} images")

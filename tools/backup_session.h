@@ -53,5 +53,7 @@ int cmd_backup_create(int argc, char **argv);
 int cmd_backup_list(int argc, char **argv);
 int cmd_backup_restore(int argc, char **argv);
 int cmd_backup_verify(int argc, char **argv);
+int cmd_backup_serve(int argc, char **argv);
+int cmd_backup_mount(int argc, char **argv);
 
 #endif

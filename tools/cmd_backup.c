@@ -206,6 +206,8 @@ int cmd_backup(int argc, char **argv)
         {"create", "back a drive up", cmd_backup_create},
         {"list", "what was backed up", cmd_backup_list},
         {"restore", "a backup to a new image, or raw", cmd_backup_restore},
+        {"serve", "a backup as a drive at once, filled meanwhile", cmd_backup_serve},
+        {"mount", "a backup as files", cmd_backup_mount},
         {"verify", "whether the backups would restore", cmd_backup_verify},
         {NULL, NULL, NULL},
     };

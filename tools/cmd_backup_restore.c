@@ -2,6 +2,7 @@
 /*
  * vdisk backup restore: a backup to a new image, a new raw file, or a block device.
  */
+#include "backup_image.h"
 #include "backup_restore.h"
 #include "backup_session.h"
 #include "interrupt.h"
@@ -177,35 +178,14 @@ static int image_write(struct vb_target *target, uint64_t offset, const void *da
     return 0;
 }
 
-/* As the image was that was backed up; a raw drive's gets what is usual. */
-static int make_image(struct restoration *restoration, const struct vdisk_key *key,
-                      struct vdisk_workers *workers, struct newimage *image)
-{
-    const struct vb_manifest *manifest = &restoration->backup->manifest;
-    struct vdisk_create_options create = {
-        .size = (manifest->size + SECTOR_BYTES - 1) / SECTOR_BYTES * SECTOR_BYTES,
-        .workers = workers,
-    };
-    struct newimage_options options = {.compress = NULL};
-    char compress[32];
-
-    if (manifest->source == VB_FROM_IMAGE) {
-        options.cluster.value = manifest->cluster_bytes;
-        snprintf(compress, sizeof(compress), "zstd:%d", manifest->compress_level);
-        options.compress = !manifest->compress        ? "none"
-                           : manifest->compress_level ? compress
-                                                      : NULL;
-    }
-    return newimage_make(image, restoration->to, &options, key, create);
-}
-
 static int to_image_with(struct restoration *restoration, const struct vdisk_key *key)
 {
     struct image_target to = {.target = {.write = image_write}};
     struct vdisk_workers *workers = session_workers();
     struct newimage image;
     struct vdisk_info info;
-    int status = make_image(restoration, key, workers, &image);
+    int status = backup_image_make(&image, restoration->to, &restoration->backup->manifest, key,
+                                   (struct vdisk_create_options){.workers = workers});
 
     if (status == STATUS_DONE) {
         vdisk_get_info(image.image, &info);
@@ -238,11 +218,7 @@ static int to_image(struct restoration *restoration)
         keyopt_release(&held);
         return status;
     }
-    if (key.kind == VDISK_KEY_IDENTITY) {
-        crypto_scalarmult_base(public_key, key.bytes);
-        key = (struct vdisk_key){
-            .kind = VDISK_KEY_RECIPIENT, .bytes = public_key, .length = sizeof(public_key)};
-    }
+    key = backup_image_key(&key, public_key);
     return to_image_with(restoration, &key);
 }
 

@@ -159,7 +159,7 @@ int cmd_check(int argc, char **argv)
     if (status != OPTIONS_GO_ON)
         return status;
     status = session_open(&session, "check", operands[0], &options,
-                          SESSION_WORKERS | (check.repair ? SESSION_WRITE : 0));
+                          SESSION_WORKERS | SESSION_UNFILLED | (check.repair ? SESSION_WRITE : 0));
     if (status != STATUS_DONE)
         return status;
     return session_close(&session, run(&check));

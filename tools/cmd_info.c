@@ -66,6 +66,12 @@ static void print_public(const char *path, const struct vdisk_public_info *info)
 
 static void print_base(const struct vdisk_info *info)
 {
+    if (info->has_source) {
+        print_label("filling");
+        fputs("not all here yet, from ", stdout);
+        print_escaped(stdout, info->source_name);
+        putchar('\n');
+    }
     if (!info->has_base)
         return;
     print_label("base");
@@ -127,7 +133,7 @@ static int with_key(const char *operand, const struct session_options *options, 
     struct vdisk_info info;
     int status, result;
 
-    status = session_open(&session, "info", operand, options, 0);
+    status = session_open(&session, "info", operand, options, SESSION_UNFILLED);
     if (status != STATUS_DONE)
         return status;
     result = vdisk_probe(session.spec.path, &public_info, &error);

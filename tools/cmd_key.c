@@ -184,7 +184,8 @@ static int add(int argc, char **argv)
         return status;
     if (keyopt_uses_stdin(&options.key) && keyopt_uses_stdin(&new_key))
         return report_usage(usage.command, "only one key can come from standard input");
-    status = session_open(&session, usage.command, operands[0], &options, SESSION_WRITE);
+    status = session_open(&session, usage.command, operands[0], &options,
+                          SESSION_WRITE | SESSION_UNFILLED);
     if (status != STATUS_DONE)
         return status;
     return session_close(&session, add_key(&session, &new_key, quiet));
@@ -231,7 +232,8 @@ static int remove_key(int argc, char **argv)
         return report_usage(usage.command, "say which with --slot N");
     if (slot.value >= VDISK_KEYSLOTS)
         return report_usage(usage.command, "--slot is from 0 to %u", VDISK_KEYSLOTS - 1);
-    status = session_open(&session, usage.command, operands[0], &options, SESSION_WRITE);
+    status = session_open(&session, usage.command, operands[0], &options,
+                          SESSION_WRITE | SESSION_UNFILLED);
     if (status != STATUS_DONE)
         return status;
     return session_close(&session, remove_slot(&session, slot.value));

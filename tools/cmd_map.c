@@ -78,7 +78,8 @@ int cmd_map(int argc, char **argv)
     status = options_parse(&usage, argc, argv, &operands, &count);
     if (status != OPTIONS_GO_ON)
         return status;
-    status = session_open(&session, "map", operands[0], &options, SESSION_SNAPSHOT);
+    status =
+        session_open(&session, "map", operands[0], &options, SESSION_SNAPSHOT | SESSION_UNFILLED);
     if (status != STATUS_DONE)
         return status;
     return session_close(&session, print_map(&session, as_json));

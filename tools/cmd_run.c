@@ -5,12 +5,14 @@
  * guest sees nothing but a wait; so the key is kept until then. A guest that was suspended is
  * handed to vdisk-vmm by a pipe: what it is lies on the disk sealed alone.
  */
+#include "backup_image.h"
 #include "cgroup.h"
 #include "commands.h"
 #include "imagespec.h"
 #include "keyopt.h"
 #include "launch.h"
 #include "options.h"
+#include "reader.h"
 #include "report.h"
 #include "restore.h"
 #include "rundir.h"
@@ -50,6 +52,8 @@ struct run {
     struct imagespec spec[DRIVES_MAX];
     const char *drive_limits[DRIVES_MAX];
     unsigned count;
+    struct backup_filling filling; /* of the first drive, where that comes out of a backup */
+    bool is_filling;
     const char *restore; /* NULL: it boots */
     struct keyopt restore_key;
     struct statefile file; /* that is restored, while is_open */
@@ -63,7 +67,7 @@ struct run {
 
 /* Texts of a run that are freed after it. */
 struct texts {
-    char *name, *kernel, *initrd, *firmware, *drive[DRIVES_MAX];
+    char *repo, *name, *kernel, *initrd, *firmware, *drive[DRIVES_MAX];
 };
 
 /* ---- programs ---- */
@@ -94,7 +98,9 @@ static pid_t start(const char *program, const char *group, struct launch *words)
     return pid;
 }
 
-static void add_export(const struct run *run, unsigned at, int key_fd, struct launch *words)
+/* `source`: what backup_filling_words() gives, or "". */
+static void add_export(const struct run *run, unsigned at, int key_fd, const char *source,
+                       struct launch *words)
 {
     const struct imagespec *spec = &run->spec[at];
     char *image = launch_quoted(spec->path), *snapshot = launch_quoted(spec->snapshot);
@@ -104,8 +110,8 @@ static void add_export(const struct run *run, unsigned at, int key_fd, struct la
     if (image && snapshot)
         launch_add(
             words,
-            "--export=drive%u=%s,key-fd=%d,key-kind=%s,snapshots,vhost-user=%s/drive%u%s%s%s%s%s",
-            at, image, key_fd, launch_key_kind(run->held.key.kind), run->dir.path, at,
+            "--export=drive%u=%s,key-fd=%d,key-kind=%s%s,snapshots,vhost-user=%s/drive%u%s%s%s%s%s",
+            at, image, key_fd, launch_key_kind(run->held.key.kind), source, run->dir.path, at,
             spec->snapshot[0] ? ",vhost-snapshot=" : "", snapshot, read_only ? ",read-only" : "",
             limits ? "," : "", limits ? limits : "");
     else
@@ -114,19 +120,23 @@ static void add_export(const struct run *run, unsigned at, int key_fd, struct la
     free(snapshot);
 }
 
-/* Each image gets the key by a pipe of its own. */
+/* Each image gets the key by a pipe of its own, and so does what the first one is filled from. */
 static int start_daemon(struct run *run)
 {
     struct launch words = {.count = 0};
-    int pipes[DRIVES_MAX], rc = 0;
+    int pipes[DRIVES_MAX], source_fd = -1, rc = 0;
+    char *source = run->is_filling ? backup_filling_words(&run->filling, &source_fd) : strdup("");
     unsigned made = 0;
 
+    if (!source)
+        return STATUS_FAILED;
     launch_add(&words, "vdiskd");
     for (; made < run->count && rc == 0; made++) {
         rc = launch_key_pipe(&run->held.key, &pipes[made]);
         if (rc == 0)
-            add_export(run, made, pipes[made], &words);
+            add_export(run, made, pipes[made], made == 0 ? source : "", &words);
     }
+    free(source);
     launch_add(&words, "--socket=%s/disks/socket", run->dir.path);
     launch_add(&words, "--nbd=unix:%s/nbd", run->dir.path); /* for `vdisk mount` */
     if (run->user)
@@ -144,6 +154,8 @@ static int start_daemon(struct run *run)
     launch_free(&words);
     while (made > 0)
         close(pipes[--made]);
+    if (source_fd >= 0)
+        close(source_fd);
     if (rc)
         run->daemon = 0;
     return rc ? STATUS_FAILED : STATUS_DONE;
@@ -547,12 +559,49 @@ static int make_whole(const char **path, char **whole)
     return STATUS_DONE;
 }
 
+/* REPO::BACKUP, unless there is a file of that name: the drive is a new image that is filled. */
+static int add_backup(struct run *run, const char *text, char **repo)
+{
+    struct backup_filling *filling = &run->filling;
+    int status;
+
+    if (!vb_source_split(text, repo, &filling->backup))
+        return report(text, -ENOMEM, NULL);
+    filling->command = "run";
+    filling->repo = *repo;
+    filling->options.key = run->key;
+    status = backup_filling_begin(filling);
+    if (status != STATUS_DONE)
+        return status;
+    if (!filling->to)
+        report_note(filling->path, "is the drive");
+    run->is_filling = true;
+    return add_image(run, filling->path, run->limits);
+}
+
+static bool is_backup(const char *text)
+{
+    return strstr(text, "::") && access(text, F_OK) != 0;
+}
+
+static int load_key(struct run *run)
+{
+    if (!run->is_filling)
+        return keyopt_load(&run->key, KEYOPT_OPEN, "run", run->spec[0].path, &run->held);
+    /* It was asked for already; both are let go at the end. */
+    run->held.key = run->filling.repo_key.key;
+    return STATUS_DONE;
+}
+
 static int prepare(struct run *run, const char *image, struct texts *own)
 {
     int status = settle_shares(run);
 
+    if (status == STATUS_DONE && run->filling.to && !is_backup(image))
+        status = report_usage("run", "--to goes with REPO::BACKUP");
     if (status == STATUS_DONE)
-        status = add_image(run, image, run->limits);
+        status = is_backup(image) ? add_backup(run, image, &own->repo)
+                                  : add_image(run, image, run->limits);
     if (status == STATUS_DONE && run->drives.count >= DRIVES_MAX)
         status = report_usage("run", "there are more drives than %u", DRIVES_MAX);
     for (unsigned i = 0; i < run->drives.count && status == STATUS_DONE; i++)
@@ -568,7 +617,7 @@ static int prepare(struct run *run, const char *image, struct texts *own)
     if (!run->restore && !run->kernel && !run->firmware && access(FIRMWARE, R_OK))
         return report_text(FIRMWARE, -errno,
                            "is not there: install Debian's package seabios, or give --kernel");
-    status = keyopt_load(&run->key, KEYOPT_OPEN, "run", run->spec[0].path, &run->held);
+    status = load_key(run);
     if (status == STATUS_DONE && run->restore)
         status = open_restored(run);
     if (status == STATUS_DONE && !run->name)
@@ -581,9 +630,12 @@ static void release(struct run *run, struct texts *own)
     if (run->is_open)
         statefile_close(&run->file);
     restore_forget(&run->was);
-    keyopt_release(&run->held);
+    if (!run->is_filling)
+        keyopt_release(&run->held);
+    backup_filling_release(&run->filling);
     if (run->signals >= 0)
         close(run->signals);
+    free(own->repo);
     free(own->name);
     free(own->kernel);
     free(own->initrd);
@@ -594,12 +646,17 @@ static void release(struct run *run, struct texts *own)
 
 int cmd_run(int argc, char **argv)
 {
-    struct run run = {.key = {.prefix = ""}, .restore_key = {.prefix = "restore-"}, .signals = -1};
+    struct run run = {.key = {.prefix = ""},
+                      .restore_key = {.prefix = "restore-"},
+                      .filling = {.options = BACKUP_OPTIONS_NONE},
+                      .signals = -1};
     const struct option_spec specs[] = {
         {"memory", OPTION_TEXT, &run.memory, "SIZE", "of the guest (512M)"},
         {"cpus", OPTION_TEXT, &run.cpus, "N", "its processors (1)"},
         {"name", OPTION_TEXT, &run.name, "NAME", "for `vdisk ctl --vm NAME` (the image's)"},
         KEYOPT_OPEN_OPTIONS(&run.key, ""),
+        {"to", OPTION_TEXT, &run.filling.to, "DEST.vdk",
+         "with REPO::BACKUP: the new image (named after the drive)"},
         {"drive", OPTION_LIST, &run.drives, "IMAGE[@SNAPSHOT][,LIMITS]",
          "one more, with the same key"},
         {"read-only", OPTION_FLAG, &run.read_only, NULL, "the first drive"},
@@ -633,13 +690,14 @@ int cmd_run(int argc, char **argv)
     };
     const struct usage usage = {
         .command = "run",
-        .operands = "IMAGE[@SNAPSHOT]",
+        .operands = "IMAGE[@SNAPSHOT]|REPO::BACKUP",
         .about =
             "Runs a virtual machine on encrypted drives until it is off. It boots from the\n"
             "first drive, or from --kernel. On its console Ctrl-A x ends it. The drives of a\n"
             "guest that goes on must be as they were when it was suspended, when a snapshot\n"
             "was made of each; `vdisk snapshot rollback` brings that back. Nobody deletes these\n"
-            "snapshots but you.",
+            "snapshots but you. REPO::BACKUP boots at once from a backup: the drive is a new\n"
+            "image, which is filled meanwhile; named again, it goes on.",
         .min = 1,
         .max = 1,
         .groups = {specs},

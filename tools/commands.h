@@ -16,6 +16,7 @@ int cmd_snapshot(int argc, char **argv);
 int cmd_diff(int argc, char **argv);
 int cmd_map(int argc, char **argv);
 int cmd_compact(int argc, char **argv);
+int cmd_flatten(int argc, char **argv);
 int cmd_key(int argc, char **argv);
 int cmd_import(int argc, char **argv);
 int cmd_export(int argc, char **argv);

@@ -41,6 +41,10 @@ static void json_private(struct json *json, const struct vdisk_info *info)
     json_hex(json, "root_tag", info->root_tag, sizeof(info->root_tag));
     json_bool(json, "recovered", info->recovered);
     json_bool(json, "superblock_damaged", info->superblock_damaged);
+    if (info->has_source)
+        json_string(json, "source", info->source_name);
+    else
+        json_null(json, "source");
     if (!info->has_base) {
         json_null(json, "base");
         return;

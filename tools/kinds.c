@@ -17,6 +17,8 @@ const char *kinds_extent(enum vdisk_extent_kind kind)
         return "zstd";
     case VDISK_EXTENT_PATCHED:
         return "patched";
+    case VDISK_EXTENT_MISSING:
+        return "missing";
     }
     return "unknown";
 }

@@ -48,6 +48,7 @@ static int open_image(struct session *session, const struct session_options *opt
         .struct_bytes = sizeof(open_options),
         .read_only = !(flags & SESSION_WRITE),
         .base_path = options->base,
+        .without_source = flags & SESSION_UNFILLED,
         .workers = session->workers,
     };
     struct vdisk_error error = {0};

@@ -33,6 +33,7 @@ struct session_options {
 enum {
     SESSION_WRITE = 1 << 0,
     SESSION_SNAPSHOT = 1 << 1, /* the operand may name a snapshot (not with WRITE) */
+    SESSION_UNFILLED = 1 << 3, /* an image that is being filled will do: its data is not read */
     SESSION_WORKERS = 1 << 2,  /* the command moves much data: a thread for each processor */
 };
 

@@ -28,6 +28,7 @@ static const struct command commands[] = {
     {"diff", "ranges that changed between two states", cmd_diff},
     {"map", "how the drive is stored", cmd_map},
     {"compact", "fold patches, give space back to the host", cmd_compact},
+    {"flatten", "an overlay needs its base no more", cmd_flatten},
     {"key", "generate keys; list, add, remove, rotate keyslots", cmd_key},
     {"import", "make an image from a drive in another format", cmd_import},
     {"export", "write the drive in another format", cmd_export},

@@ -9,6 +9,9 @@
  * the processors, looking takes the time from those that work. So the threads of all pools that
  * are awake are counted together.
  *
+ * Jobs that wait for storage (vdisk_job.blocks) have threads of their own: where that is away for
+ * minutes, those that compute go on.
+ *
  * Invariant: a job is in exactly one place: the waiting list, a thread's hands, the ended
  * list, or (after done() began) its owner's. done() runs only in poll(), without the mutex.
  */
@@ -26,6 +29,9 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+/* For jobs that block: made when the first of them come. */
+#define SLOW_THREADS_MAX 4u
+
 struct job_list {
     struct vdisk_job *head, **tail;
     atomic_uint count; /* changed under the mutex, peeked at without */
@@ -37,6 +43,10 @@ struct pool {
     pthread_cond_t work_cond;  /* there is a job, or the end */
     pthread_cond_t ended_cond; /* a job has ended */
     struct job_list waiting, ended;
+    struct job_list slow;     /* jobs that may wait for long, for threads of their own */
+    pthread_cond_t slow_cond; /* there is one, or the end */
+    unsigned slow_sleepers, slow_count;
+    pthread_t slow_threads[SLOW_THREADS_MAX];
     unsigned sleepers; /* threads in work_cond */
     bool owner_sleeps; /* in ended_cond */
     bool stop;
@@ -112,10 +122,60 @@ static void look_for_work(struct pool *pool)
     pthread_mutex_lock(&pool->mutex);
 }
 
+/* With the mutex. */
+static void end_job(struct pool *pool, struct vdisk_job *job)
+{
+    bool is_first = !pool->ended.head;
+
+    list_add(&pool->ended, job);
+    if (pool->fd >= 0 && is_first &&
+        !pool->quiet) /* after the count, which is peeked at when it is read */
+        eventfd_write(pool->fd, 1);
+    if (pool->owner_sleeps)
+        pthread_cond_signal(&pool->ended_cond);
+}
+
+/* It waits for storage more than it computes: it does not count as awake. */
+static void *slow_worker(void *arg)
+{
+    struct pool *pool = arg;
+
+    pthread_mutex_lock(&pool->mutex);
+    for (;;) {
+        struct vdisk_job *job = list_take_first(&pool->slow);
+
+        if (job) {
+            pthread_mutex_unlock(&pool->mutex);
+            job->run(job);
+            pthread_mutex_lock(&pool->mutex);
+            end_job(pool, job);
+        } else if (pool->stop) {
+            break;
+        } else {
+            pool->slow_sleepers++;
+            pthread_cond_wait(&pool->slow_cond, &pool->mutex);
+            pool->slow_sleepers--;
+        }
+    }
+    pthread_mutex_unlock(&pool->mutex);
+    return NULL;
+}
+
+static int start_thread(pthread_t *thread, void *(*entry)(void *arg), struct pool *pool)
+{
+    sigset_t all, before;
+    int result;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    result = pthread_create(thread, NULL, entry, pool);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return result;
+}
+
 static void *worker(void *arg)
 {
     struct pool *pool = arg;
-    bool is_first;
 
     pthread_mutex_lock(&pool->mutex);
     atomic_fetch_add_explicit(&awake, 1, memory_order_relaxed);
@@ -126,13 +186,7 @@ static void *worker(void *arg)
             pthread_mutex_unlock(&pool->mutex);
             job->run(job);
             pthread_mutex_lock(&pool->mutex);
-            is_first = !pool->ended.head;
-            list_add(&pool->ended, job);
-            if (pool->fd >= 0 && is_first &&
-                !pool->quiet) /* after the count, which is peeked at when it is read */
-                eventfd_write(pool->fd, 1);
-            if (pool->owner_sleeps)
-                pthread_cond_signal(&pool->ended_cond);
+            end_job(pool, job);
             if (!pool->waiting.head && !pool->stop)
                 look_for_work(pool);
         } else if (pool->stop) {
@@ -150,12 +204,34 @@ static void *worker(void *arg)
     return NULL;
 }
 
+/* False where there is no such thread. */
+static bool submit_slow(struct pool *pool, struct vdisk_job *job)
+{
+    bool wake;
+
+    pthread_mutex_lock(&pool->mutex);
+    wake = pool->slow_sleepers > atomic_load_explicit(&pool->slow.count, memory_order_relaxed);
+    pthread_mutex_unlock(&pool->mutex);
+    if (!wake && pool->slow_count < SLOW_THREADS_MAX &&
+        start_thread(&pool->slow_threads[pool->slow_count], slow_worker, pool) == 0)
+        pool->slow_count++;
+    if (pool->slow_count == 0)
+        return false;
+    pthread_mutex_lock(&pool->mutex);
+    list_add(&pool->slow, job);
+    pthread_mutex_unlock(&pool->mutex);
+    pthread_cond_signal(&pool->slow_cond);
+    return true;
+}
+
 static void pool_submit(struct vdisk_workers *workers, struct vdisk_job *job)
 {
     struct pool *pool = (struct pool *)workers;
     bool wake;
 
     pool->in_flight++;
+    if (job->blocks && submit_slow(pool, job))
+        return;
     pthread_mutex_lock(&pool->mutex);
     list_add(&pool->waiting, job);
     wake = pool->sleepers > 0;
@@ -208,7 +284,11 @@ static void pool_close(struct vdisk_workers *workers)
     pthread_mutex_lock(&pool->mutex);
     pool->stop = true;
     pthread_cond_broadcast(&pool->work_cond);
+    pthread_cond_broadcast(&pool->slow_cond);
     pthread_mutex_unlock(&pool->mutex);
+    for (unsigned i = 0; i < pool->slow_count; i++)
+        pthread_join(pool->slow_threads[i], NULL);
+    pthread_cond_destroy(&pool->slow_cond);
     for (unsigned i = 0; i < pool->thread_count; i++)
         pthread_join(pool->threads[i], NULL);
     pthread_cond_destroy(&pool->ended_cond);
@@ -279,7 +359,6 @@ static unsigned processors(void)
 int vd_workers_open(unsigned threads, struct vdisk_workers **out)
 {
     struct pool *pool;
-    sigset_t all, before;
     int result = 0;
 
     if (threads == 0)
@@ -294,17 +373,16 @@ int vd_workers_open(unsigned threads, struct vdisk_workers **out)
     pool->processors = processors();
     list_init(&pool->waiting);
     list_init(&pool->ended);
+    list_init(&pool->slow);
+    pthread_cond_init(&pool->slow_cond, NULL);
     pthread_mutex_init(&pool->mutex, NULL); /* without attributes these cannot fail on Linux */
     pthread_cond_init(&pool->work_cond, NULL);
     pthread_cond_init(&pool->ended_cond, NULL);
 
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     while (pool->thread_count < threads && result == 0) {
-        result = pthread_create(&pool->threads[pool->thread_count], NULL, worker, pool);
+        result = start_thread(&pool->threads[pool->thread_count], worker, pool);
         pool->thread_count += result == 0;
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (result) {
         pool_close(&pool->workers);
         return -result;

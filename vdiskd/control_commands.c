@@ -218,6 +218,14 @@ static bool add_export(void *opaque, struct export *export)
                                info.path, "size_bytes", (json_int_t)info.size, "cluster_bytes",
                                (json_int_t)info.cluster_bytes, "read_only", info.read_only,
                                "has_base", info.has_base, "sessions", (int)info.sessions);
+    if (info.is_filling) {
+        const struct stats *stats = export_stats(export);
+
+        json_object_set_new(object, "filling", json_true());
+        json_object_set_new(object, "filled_to_bytes",
+                            json_integer((json_int_t)atomic_load_explicit(&stats->filled_to,
+                                                                          memory_order_relaxed)));
+    }
     set_hex(object, "image_id", info.image_id, sizeof(info.image_id));
     if (info.read_only)
         set_hex(object, "root_tag", info.root_tag, sizeof(info.root_tag));

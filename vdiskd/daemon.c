@@ -5,6 +5,7 @@
 #include "daemon.h"
 
 #include "audit.h"
+#include "backup_source.h"
 #include "export.h"
 #include "log.h"
 #include "notify.h"
@@ -83,7 +84,10 @@ static int add_exports(struct daemon *daemon)
         struct listen_socket socket = daemon->vhost_sockets[i];
 
         daemon->vhost_sockets[i].fd = -1;
-        int rc = daemon_add_export(daemon, export, daemon->unlocked[i], &socket, &error);
+        struct vdisk_source *source = daemon->sources[i];
+
+        daemon->sources[i] = NULL;
+        int rc = daemon_add_export(daemon, export, daemon->unlocked[i], source, &socket, &error);
 
         if (rc == -EACCES)
             return report_text(export->image, rc,
@@ -179,6 +183,7 @@ int daemon_run(struct daemon *daemon)
         .no_uring = settings->no_uring,
         .poll = (int64_t)settings->poll * 1000,
         .integrity = daemon_integrity_event,
+        .filled = daemon_filled_event,
         .opaque = daemon,
     };
     struct vdisk_error error = {.code = 0};
@@ -223,6 +228,9 @@ void daemon_free(struct daemon *daemon)
     for (unsigned i = 0; daemon->unlocked && i < daemon->settings->export_count; i++)
         vdisk_unlocked_free(daemon->unlocked[i]);
     free(daemon->unlocked);
+    for (unsigned i = 0; daemon->sources && i < daemon->settings->export_count; i++)
+        source_release(daemon->sources[i]);
+    free(daemon->sources);
     settings_free(daemon->settings);
     notify_close();
     if (daemon->signal_fd >= 0)

@@ -34,6 +34,7 @@ struct daemon {
     const struct settings_start *start;
     struct settings *settings;
     struct vdisk_unlocked **unlocked;    /* of settings->exports */
+    struct vdisk_source **sources;       /* likewise, until they are given to their exports */
     struct listen_socket *vhost_sockets; /* likewise, until they are served */
     uid_t uid;                           /* whom it will be */
     gid_t gid;
@@ -79,13 +80,17 @@ void daemon_vhost_event(void *opaque, const struct vhost_event *event);
 /* Damaged data was met: likewise. */
 void daemon_integrity_event(void *opaque, const struct export_failure *failure);
 
+/* An image has been filled from its source, or that does not go on. */
+void daemon_filled_event(void *opaque, const struct export_fill_event *event);
+
 /* ---- exports of the settings (daemon_exports.c), by a task ---- */
 
-/* Adds it, with what its key has opened, and the socket of its virtual machine (fd -1: none), which
- * it takes over. An error has the image's name as its subject. */
+/* Adds it, with what its key has opened, its source (NULL: none) and the socket of its virtual
+ * machine (fd -1: none), both of which it takes over. An error has the image's name as its subject.
+ */
 int daemon_add_export(struct daemon *daemon, const struct settings_export *export,
-                      const struct vdisk_unlocked *unlocked, const struct listen_socket *socket,
-                      struct vdisk_error *error);
+                      const struct vdisk_unlocked *unlocked, struct vdisk_source *source,
+                      const struct listen_socket *socket, struct vdisk_error *error);
 /* Sets the limits of every group that is named. */
 void daemon_set_groups(struct daemon *daemon, const struct settings *settings);
 /* Reads the configuration file again: exports that are new, gone or changed; limits. The first

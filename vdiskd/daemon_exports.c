@@ -6,6 +6,7 @@
 
 #include "apart.h"
 #include "audit.h"
+#include "backup_source.h"
 #include "export.h"
 #include "log.h"
 #include "notify.h"
@@ -17,8 +18,8 @@
 #include <string.h>
 
 int daemon_add_export(struct daemon *daemon, const struct settings_export *export,
-                      const struct vdisk_unlocked *unlocked, const struct listen_socket *socket,
-                      struct vdisk_error *error)
+                      const struct vdisk_unlocked *unlocked, struct vdisk_source *source,
+                      const struct listen_socket *socket, struct vdisk_error *error)
 {
     const struct export_options options = {
         .name = export->name,
@@ -30,6 +31,9 @@ int daemon_add_export(struct daemon *daemon, const struct settings_export *expor
         .limits = export->limits,
         .group = export->group,
         .unlocked = unlocked,
+        .source = source,
+        .release_source = source_release,
+        .fill_rate = export->fill_rate,
     };
 
     int rc = vhost_exports_open(daemon->vhost, &options, export->vhost_snapshot, socket, error);
@@ -126,6 +130,7 @@ static int read_settings(void *arg)
 struct unlocking {
     const struct settings_export *export;
     struct vdisk_unlocked *unlocked;
+    struct vdisk_source *source;
     struct vdisk_error *error;
 };
 
@@ -133,8 +138,10 @@ static int unlock(void *arg)
 {
     struct unlocking *unlocking = arg;
 
-    return key_unlock(&unlocking->export->key, unlocking->export->image, &unlocking->unlocked,
-                      unlocking->error);
+    int rc = key_unlock(&unlocking->export->key, unlocking->export->image, &unlocking->unlocked,
+                        unlocking->error);
+
+    return rc ? rc : source_open(unlocking->export, &unlocking->source, unlocking->error);
 }
 
 static void note_error(struct vdisk_error *first, const struct settings_export *export, int rc,
@@ -152,7 +159,7 @@ static void note_error(struct vdisk_error *first, const struct settings_export *
 /* What came by a descriptor came once. */
 static int check_again(const struct settings_export *export, struct vdisk_error *error)
 {
-    if (!export->key.file)
+    if (!export->key.file || (export->source && !export->source_key.file))
         return error_set(error, -EINVAL, "its key came by a descriptor, once");
     if (export->vhost_user && strncmp(export->vhost_user, "fd:", 3) == 0)
         return error_set(error, -EINVAL, "its socket came as a descriptor, once");
@@ -172,7 +179,10 @@ static void add_new(struct daemon *daemon, const struct settings_export *export,
     if (rc == 0 && export->vhost_user)
         rc = vhost_exports_make(export->vhost_user, &socket, &error);
     if (rc == 0)
-        rc = daemon_add_export(daemon, export, unlocking.unlocked, &socket, &error);
+        rc = daemon_add_export(daemon, export, unlocking.unlocked, unlocking.source, &socket,
+                               &error);
+    else
+        source_release(unlocking.source);
     vdisk_unlocked_free(unlocking.unlocked);
     if (rc)
         note_error(first, export, rc, &error);

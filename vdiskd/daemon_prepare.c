@@ -5,9 +5,11 @@
 #include "daemon.h"
 
 #include "audit.h"
+#include "backup_source.h"
 #include "confine.h"
 #include "log.h"
 #include "notify.h"
+#include "reader.h"
 #include "report.h"
 
 #include <errno.h>
@@ -233,6 +235,12 @@ static int unlock_exports(struct daemon *daemon)
             close(export->key.fd);
         if (rc)
             return report(export->image, rc, &error);
+        rc = source_open(export, &daemon->sources[i], &error);
+        if (export->source && export->source_key.fd >= 0)
+            close(export->source_key.fd);
+        if (rc) /* an image that has all of it does without; another one says so */
+            report_note(export->source, "cannot be read: %s",
+                        error.text[0] ? error.text : vdisk_strerror(rc));
     }
     return STATUS_DONE;
 }
@@ -243,7 +251,8 @@ static int make_room(struct daemon *daemon)
 
     daemon->unlocked = calloc(count + 1, sizeof(struct vdisk_unlocked *));
     daemon->vhost_sockets = calloc(count + 1, sizeof(*daemon->vhost_sockets));
-    if (!daemon->unlocked || !daemon->vhost_sockets)
+    daemon->sources = calloc(count + 1, sizeof(struct vdisk_source *));
+    if (!daemon->unlocked || !daemon->vhost_sockets || !daemon->sources)
         return report(NULL, -ENOMEM, NULL);
     for (unsigned i = 0; i < count; i++)
         daemon->vhost_sockets[i].fd = -1;
@@ -352,6 +361,19 @@ static void add_socket(struct paths *paths, const struct listen_socket *socket)
     paths->path[paths->count - 1].only_remove = true;
 }
 
+/* The repository that an image is filled from, and of its key what a reload may look for. */
+static void add_source(const struct daemon *daemon, struct paths *paths,
+                       const struct settings_export *export)
+{
+    const char *backup;
+    char *repository;
+
+    if (export->source && vb_source_split(export->source, &repository, &backup))
+        add_path(paths, repository, repository, false);
+    if (export->source && daemon->start->config && export->source_key.file)
+        add_folder(paths, export->source_key.file, false);
+}
+
 static void collect_paths(const struct daemon *daemon, struct paths *paths)
 {
     const struct settings *settings = daemon->settings;
@@ -360,6 +382,7 @@ static void collect_paths(const struct daemon *daemon, struct paths *paths)
         const struct settings_export *export = &settings->exports[i];
 
         add_folder(paths, export->image, !export->read_only);
+        add_source(daemon, paths, export);
         if (export->vhost_user && strncmp(export->vhost_user, "fd:", 3) != 0) {
             add_folder(paths, export->vhost_user, false);
             only_sockets(paths);

@@ -126,6 +126,26 @@ void daemon_integrity_event(void *opaque, const struct export_failure *failure)
               vdisk_strerror(failure->result), NULL);
 }
 
+void daemon_filled_event(void *opaque, const struct export_fill_event *event)
+{
+    const struct daemon *daemon = opaque;
+    const char *name = event->result ? "fill-failed" : "filled";
+    const struct audit_event record = {
+        .event = name,
+        .image = event->image,
+        .export = event->export,
+        .result = event->result,
+        .error = event->error,
+    };
+    char bytes[24];
+
+    snprintf(bytes, sizeof(bytes), "%llu", (unsigned long long)event->bytes);
+    (void)audit_record(daemon->audit, &record);
+    log_event(event->result ? LOG_WARNING : LOG_INFO, name, "export", event->export, "image",
+              event->image, "bytes", bytes, "error", event->error, "note",
+              event->result ? "it is tried again; what is missing cannot be read" : NULL, NULL);
+}
+
 /* ---- management ---- */
 
 static int on_reload(void *opaque, struct vdisk_error *error)

@@ -48,6 +48,10 @@ struct export_options {
     struct limit_settings limits; /* of this export; zeros: none */
     const char *group;            /* NULL: none; shares the limits of the group */
     const struct vdisk_unlocked *unlocked;
+    struct vdisk_source *source; /* NULL: none; what the image is filled from, beside its clients */
+    /* Not needed any more: by a thread that may wait. The source is taken over, also on failure. */
+    void (*release_source)(struct vdisk_source *source);
+    uint64_t fill_rate; /* bytes a second; 0: as it comes */
 };
 
 struct export_info {
@@ -59,6 +63,7 @@ struct export_info {
     uint64_t cluster_bytes;
     bool read_only;
     bool has_base;
+    bool is_filling; /* it still has a source */
     unsigned sessions;
 };
 
@@ -72,6 +77,14 @@ struct export_failure {
     uint64_t count; /* of this export, with this one */
 };
 
+/* An image was filled from its source (result 0), or that does not go on for now. */
+struct export_fill_event {
+    const char *export, *image;
+    int result;
+    const char *error; /* NULL: none */
+    uint64_t bytes;    /* copied by this process in the background */
+};
+
 struct exports_options {
     unsigned reactors;   /* threads that serve; 0: one */
     unsigned workers;    /* threads that compute, for each of them; 0: one for each processor */
@@ -80,6 +93,7 @@ struct exports_options {
     int64_t poll; /* as that of a reactor */
     /* By any of the threads, outside of tasks. NULL: nobody wants to know. */
     void (*integrity)(void *opaque, const struct export_failure *failure);
+    void (*filled)(void *opaque, const struct export_fill_event *event);
     void *opaque;
 };
 

@@ -2,7 +2,7 @@
 /*
  * An export from inside: the table (exports.c), its requests (export.c), what becomes of them when
  * the disk is full or fails (export_policy.c), and changes that may have to be made again
- * (export_keep.c).
+ * (export_keep.c), and what fills an image (export_fill.c).
  */
 #ifndef VDISKD_EXPORT_IMPL_H
 #define VDISKD_EXPORT_IMPL_H
@@ -55,6 +55,18 @@ struct export_keeper {
     bool flushing, is_over; /* over: beyond the limit, and not flushed for that yet */
 };
 
+/* Filling an image from its source (export_fill.c). The lane's. */
+struct export_filling {
+    struct vdisk_source *source; /* NULL: none, or not any more */
+    void (*release)(struct vdisk_source *source);
+    uint64_t rate;   /* bytes a second; 0: none */
+    uint64_t cursor; /* in the drive, bytes */
+    unsigned tasks;
+    bool stop, failing;
+    int64_t next;      /* not before that, by the rate */
+    uint64_t requests; /* of clients, when it was looked last */
+};
+
 struct export
 {
     struct exports *exports;
@@ -84,6 +96,7 @@ struct export
     struct vdisk_unlocked *unlocked; /* to open it anew */
     size_t cache_bytes;              /* 0: an even share */
     struct limit_group *limits, *group;
+    struct export_filling filling;
     struct stats stats;
 
     pthread_mutex_t mutex; /* of info */
@@ -113,6 +126,8 @@ void export_share_memory(struct lane *lane);
 
 /* For whom exports_options.integrity names. */
 void export_tell_failure(struct export *export, uint64_t offset, int result);
+/* Likewise for exports_options.filled. */
+void export_tell_filled(const struct export *export, const struct export_fill_event *event);
 /* Hook: runs the image. */
 void export_pump(struct reactor_hook *hook);
 /* As long as its thread is awake, it looks for ended jobs itself. */
@@ -140,6 +155,14 @@ void export_wait(struct export_request *request, int64_t delay);
 void export_restart(struct export *export);
 /* Ends every request that waits. By the lane's thread. */
 void export_fail_waiting(struct export *export, int result);
+
+/* ---- export_fill.c ---- */
+
+/* When the image is open, by a task of the lane: begins, or lets go of a source that is not needed.
+ */
+void export_fill_begin(struct export *export);
+/* By the task that removes the export: returns when nothing of it is under way. */
+void export_fill_end(struct export *export);
 
 /* ---- export_keep.c ---- */
 

@@ -48,6 +48,7 @@ struct exports {
     struct export *table;
     struct named_group *groups;
     void (*integrity)(void *opaque, const struct export_failure *failure);
+    void (*filled)(void *opaque, const struct export_fill_event *event);
     void *opaque;
 };
 
@@ -206,6 +207,7 @@ int exports_new(const struct exports_options *options, struct exports **out,
     exports->memory_bytes = options->memory_bytes ? options->memory_bytes : DEFAULT_MEMORY_BYTES;
     exports->patient_until = reactor_now() + PATIENCE_NS;
     exports->integrity = options->integrity;
+    exports->filled = options->filled;
     exports->opaque = options->opaque;
     while (exports->lanes < lanes_of(options) && result == 0)
         result = open_lane(exports, options);
@@ -233,6 +235,12 @@ void export_tell_failure(struct export *export, uint64_t offset, int result)
 
     if (exports->integrity)
         exports->integrity(exports->opaque, &failure);
+}
+
+void export_tell_filled(const struct export *export, const struct export_fill_event *event)
+{
+    if (export->exports->filled)
+        export->exports->filled(export->exports->opaque, event);
 }
 
 struct reactor *exports_main(struct exports *exports)
@@ -361,6 +369,8 @@ static void free_export(struct export *export)
 {
     limit_group_free(export->limits);
     vdisk_unlocked_free(export->unlocked);
+    if (export->filling.source)
+        export->filling.release(export->filling.source);
     pthread_mutex_destroy(&export->mutex);
     free(export);
 }
@@ -432,7 +442,11 @@ static struct export *new_export(struct exports *exports, const struct export_op
     (void)snprintf(export->info.path, sizeof(export->info.path), "%s", options->path);
     export->info.read_only = options->read_only;
     export->cache_bytes = options->cache_bytes;
+    export->filling.source = options->source;
+    export->filling.release = options->release_source;
+    export->filling.rate = options->fill_rate;
     if (!export->limits || (options->group && !export->group) || keep(export, options)) {
+        export->filling.source = NULL; /* the caller releases it */
         free_export(export);
         return NULL;
     }
@@ -507,6 +521,7 @@ static int open_image(struct export *export, const struct vdisk_unlocked *unlock
         .unlocked = unlocked,
         .opener = &export->opener,
         .cache_bytes = cache_of(export, even_share(export->lane, export->lane->owned_count + 1)),
+        .source = export->filling.source,
         .workers = export->lane->workers,
     };
     struct vdisk_info info;
@@ -521,6 +536,7 @@ static int open_image(struct export *export, const struct vdisk_unlocked *unlock
     export->info.size = info.size;
     export->info.cluster_bytes = info.cluster_bytes;
     export->info.has_base = info.has_base;
+    export->info.is_filling = info.has_source;
     pthread_mutex_unlock(&export->mutex);
     return 0;
 }
@@ -548,6 +564,7 @@ static int open_first(struct export *export, const struct vdisk_unlocked *unlock
     export->lane->owned = export;
     export->lane->owned_count++;
     export_share_memory(export->lane);
+    export_fill_begin(export);
     return 0;
 }
 
@@ -558,6 +575,8 @@ int export_add(struct exports *exports, const struct export_options *options,
     struct export *export = new_export(exports, options);
     int result;
 
+    if (!export && options->source)
+        options->release_source(options->source);
     if (!export)
         return fail(error, -ENOMEM, "out of memory");
     result = enter(exports, export);
@@ -606,6 +625,7 @@ static int close_image(struct export *export, struct vdisk_error *error)
     }
     while (export->sessions)
         task_park(&export->remover);
+    export_fill_end(export);
     if (!export->info.read_only) /* beside the others; what is left for the close is little */
         (void)export_call(export, make_durable, NULL, NULL);
     while (*place != export)

@@ -47,6 +47,8 @@ VALUE(throttled)
 VALUE(waiting_for_space)
 VALUE(reopened)
 VALUE(integrity_errors)
+VALUE(filled_bytes)
+VALUE(filled_to)
 VALUE(in_flight)
 VALUE(sessions_total)
 
@@ -74,6 +76,9 @@ static const struct family families[] = {
      reopened_of},
     {"vdisk_export_integrity_errors_total", "counter",
      "Requests and other work that failed because data was not authentic.", integrity_errors_of},
+    {"vdisk_export_filled_bytes_total", "counter", "Copied from the image's source.",
+     filled_bytes_of},
+    {"vdisk_export_filled_to_bytes", "gauge", "How far that has come in the drive.", filled_to_of},
     {"vdisk_export_dirty_bytes", "gauge", "Map in memory that the next checkpoint writes.",
      dirty_bytes_of},
     {"vdisk_export_journal_bytes", "gauge", "Size of the journal.", journal_bytes_of},

@@ -72,6 +72,13 @@ static const struct field export_fields[] = {
     FIELD(settings_export, FIELD_TEXT, identity),
     FIELD(settings_export, FIELD_SIZE, key_fd),
     FIELD(settings_export, FIELD_TEXT, key_kind),
+    FIELD(settings_export, FIELD_TEXT, source),
+    FIELD(settings_export, FIELD_TEXT, source_key_file),
+    FIELD(settings_export, FIELD_TEXT, source_passphrase_file),
+    FIELD(settings_export, FIELD_TEXT, source_identity),
+    FIELD(settings_export, FIELD_SIZE, source_key_fd),
+    FIELD(settings_export, FIELD_TEXT, source_key_kind),
+    FIELD(settings_export, FIELD_SIZE, fill_rate),
     FIELD(settings_export, FIELD_TEXT, group),
     FIELD(settings_export, FIELD_TEXT, vhost_user),
     FIELD(settings_export, FIELD_TEXT, vhost_snapshot),
@@ -158,7 +165,15 @@ static int take_object(json_t *object, const struct field *fields, const char *w
 
 /* ---- exports and groups ---- */
 
-static int take_key(struct settings_export *export, struct vdisk_error *error)
+/* A key as an export names it: one of three files, or a descriptor and what comes by it. */
+struct named_key {
+    const char *word; /* "", or "source-" */
+    const char *key_file, *passphrase_file, *identity, *kind;
+    bool has_fd;
+    uint64_t fd;
+};
+
+static int take_key_fd(const struct named_key *named, struct key_source *key)
 {
     static const struct {
         const char *name;
@@ -166,39 +181,70 @@ static int take_key(struct settings_export *export, struct vdisk_error *error)
     } kinds[] = {{"key-file", VDISK_KEY_FILE},
                  {"passphrase", VDISK_KEY_PASSPHRASE},
                  {"identity", VDISK_KEY_IDENTITY}};
-    bool has_fd = json_object_get(export->json, "key_fd") != NULL;
-    struct key_source *key = &export->key;
+    const char *kind = named->kind ? named->kind : "key-file";
+
+    key->kind = 0;
+    for (unsigned i = 0; i < sizeof(kinds) / sizeof(*kinds); i++) {
+        if (strcmp(kind, kinds[i].name) == 0)
+            key->kind = kinds[i].kind;
+    }
+    key->fd = named->fd <= INT_MAX ? (int)named->fd : -1;
+    return key->kind == 0 || key->fd < 0 ? -EINVAL : 0;
+}
+
+static int take_key(const char *export, const struct named_key *named, struct key_source *key,
+                    struct vdisk_error *error)
+{
+    const char *word = named->word;
 
     *key = (struct key_source){.fd = -1, .may_wait = true};
-    if (!!export->key_file + !!export->passphrase_file + !!export->identity + has_fd != 1)
+    if (!!named->key_file + !!named->passphrase_file + !!named->identity + named->has_fd != 1)
         return error_set(error, -EINVAL,
-                         "export `%s` needs a key: one of key-file, passphrase-file, identity, "
-                         "key-fd",
-                         export->name);
-    if (export->key_kind && !has_fd)
-        return error_set(error, -EINVAL, "export `%s`: key-kind goes with key-fd", export->name);
-    key->kind = export->passphrase_file ? VDISK_KEY_PASSPHRASE
-                : export->identity      ? VDISK_KEY_IDENTITY
-                                        : VDISK_KEY_FILE;
-    key->file = export->key_file          ? export->key_file
-                : export->passphrase_file ? export->passphrase_file
-                                          : export->identity;
-    if (has_fd) {
-        const char *kind = export->key_kind ? export->key_kind : "key-file";
-
-        key->kind = 0;
-        for (unsigned i = 0; i < sizeof(kinds) / sizeof(*kinds); i++) {
-            if (strcmp(kind, kinds[i].name) == 0)
-                key->kind = kinds[i].kind;
-        }
-        key->fd = export->key_fd <= INT_MAX ? (int)export->key_fd : -1;
-        if (key->kind == 0 || key->fd < 0)
-            return error_set(error, -EINVAL,
-                             "export `%s`: key-kind is key-file, passphrase or identity, and "
-                             "key-fd a descriptor",
-                             export->name);
-    }
+                         "export `%s` needs a key: one of %skey-file, %spassphrase-file, "
+                         "%sidentity, %skey-fd",
+                         export, word, word, word, word);
+    if (named->kind && !named->has_fd)
+        return error_set(error, -EINVAL, "export `%s`: %skey-kind goes with %skey-fd", export, word,
+                         word);
+    key->kind = named->passphrase_file ? VDISK_KEY_PASSPHRASE
+                : named->identity      ? VDISK_KEY_IDENTITY
+                                       : VDISK_KEY_FILE;
+    key->file = named->key_file          ? named->key_file
+                : named->passphrase_file ? named->passphrase_file
+                                         : named->identity;
+    if (named->has_fd && take_key_fd(named, key))
+        return error_set(error, -EINVAL,
+                         "export `%s`: %skey-kind is key-file, passphrase or identity, and "
+                         "%skey-fd a descriptor",
+                         export, word, word);
     return 0;
+}
+
+static int take_keys(struct settings_export *export, struct vdisk_error *error)
+{
+    const struct named_key own = {.word = "",
+                                  .key_file = export->key_file,
+                                  .passphrase_file = export->passphrase_file,
+                                  .identity = export->identity,
+                                  .kind = export->key_kind,
+                                  .has_fd = json_object_get(export->json, "key_fd") != NULL,
+                                  .fd = export->key_fd};
+    const struct named_key source = {.word = "source-",
+                                     .key_file = export->source_key_file,
+                                     .passphrase_file = export->source_passphrase_file,
+                                     .identity = export->source_identity,
+                                     .kind = export->source_key_kind,
+                                     .has_fd =
+                                         json_object_get(export->json, "source_key_fd") != NULL,
+                                     .fd = export->source_key_fd};
+    int rc = take_key(export->name, &own, &export->key, error);
+
+    if (rc || !export->source)
+        return rc;
+    if (!strstr(export->source, "::"))
+        return error_set(error, -EINVAL, "export `%s`: a source is REPOSITORY::BACKUP",
+                         export->name);
+    return take_key(export->name, &source, &export->source_key, error);
 }
 
 static int take_export(struct settings *settings, json_t *object, struct vdisk_error *error)
@@ -220,7 +266,7 @@ static int take_export(struct settings *settings, json_t *object, struct vdisk_e
         return error_set(error, -EINVAL, "export `%s`: vhost-snapshot goes with vhost-user",
                          export->name);
     settings->export_count++;
-    return take_key(export, error);
+    return take_keys(export, error);
 }
 
 static int take_exports(struct settings *settings, json_t *array, struct vdisk_error *error)

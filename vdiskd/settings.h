@@ -34,6 +34,12 @@ struct settings_export {
     const char *group;          /* NULL: none */
     const char *vhost_user;     /* NULL: none; a path, or fd:N */
     const char *vhost_snapshot; /* what is served there; NULL: live */
+    /* What the image is filled from, REPO::BACKUP; NULL: nothing. And the repository's key. */
+    const char *source, *source_key_file, *source_passphrase_file, *source_identity;
+    const char *source_key_kind;
+    uint64_t source_key_fd;
+    struct key_source source_key;
+    uint64_t fill_rate; /* bytes a second; 0: as it comes */
     bool read_only, snapshots, wait_when_full, wait_when_failing;
     struct limit_settings limits;
     json_t *json;

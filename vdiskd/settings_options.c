@@ -64,7 +64,8 @@ static int take_word(json_t *object, json_t *limits, char *word, struct vdisk_er
         return take_limit(limits, word, value, error);
     if (!value)
         json = json_true();
-    else if (strcmp(word, "key_fd") == 0 && sizes_parse_number(value, &number))
+    else if ((strcmp(word, "key_fd") == 0 || strcmp(word, "source_key_fd") == 0) &&
+             sizes_parse_number(value, &number))
         json = json_integer((json_int_t)(number & INT64_MAX));
     else
         json = json_string(value);

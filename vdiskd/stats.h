@@ -32,6 +32,8 @@ struct stats {
     atomic_uint_fast64_t waiting_for_space; /* times that requests waited for a full disk */
     atomic_uint_fast64_t reopened;          /* times that the image was, after a failure */
     atomic_uint_fast64_t integrity_errors;  /* results VDISK_E_NOT_AUTHENTIC, _MALFORMED */
+    atomic_uint_fast64_t filled_bytes;      /* copied from the image's source */
+    atomic_uint_fast64_t filled_to;         /* how far that has come in the drive, bytes */
     atomic_uint_fast64_t in_flight;
     atomic_uint_fast64_t sessions_total;
 };

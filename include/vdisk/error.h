@@ -22,6 +22,7 @@ enum vdisk_error_code {
     VDISK_E_BASE_CHANGED = -10009,  /* the base image is not the one the overlay was made on */
     VDISK_E_LIMIT = -10010,         /* a documented limit would be passed */
     VDISK_E_DAMAGED = -10011,       /* check found damage */
+    VDISK_E_UNFILLED = -10012,      /* the image is still being filled from a source */
 };
 
 #define VDISK_ERROR_TEXT_BYTES 512

@@ -70,11 +70,13 @@ struct vdisk_io {
     const struct vdisk_io_ops *ops;
 };
 
-/* A piece of pure computation that may run on another thread. It gets values, no handles. */
+/* A piece of pure computation, or a source's reading, that may run on another thread. It gets
+ * values, no handles. */
 struct vdisk_job {
     void (*run)(struct vdisk_job *job);  /* on any thread */
     void (*done)(struct vdisk_job *job); /* on the owning thread, from poll() */
     struct vdisk_job *next;              /* the pool's while queued */
+    bool blocks; /* it may wait for long (a source): not where others wait to compute */
 };
 
 struct vdisk_workers;

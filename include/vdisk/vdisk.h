@@ -94,6 +94,30 @@ struct vdisk_public_info {
 /* Takes no lock. Errors: -errno, VDISK_E_MALFORMED, VDISK_E_UNSUPPORTED. */
 int vdisk_probe(const char *path, struct vdisk_public_info *info, struct vdisk_error *error);
 
+/* --- sources -------------------------------------------------------------------------------- */
+
+#define VDISK_SOURCE_ID_BYTES  32u
+#define VDISK_SOURCE_PIECE_MAX (1u << 20)
+
+/*
+ * What an image is filled from that is not all there yet: a drive elsewhere that does not change, a
+ * backup. The caller's; it outlives the image. The functions may wait; they are called on the
+ * image's workers, several at once (without workers, by its thread).
+ */
+struct vdisk_source {
+    uint64_t size;                     /* bytes; behind them are zeros */
+    uint32_t piece_bytes;              /* what is fetched at once, and best kept for a moment: a
+                                        * power of two from 4096 to VDISK_SOURCE_PIECE_MAX */
+    uint8_t id[VDISK_SOURCE_ID_BYTES]; /* other content has another one */
+    const char *name; /* for who opens the image again: 1 to VDISK_PATH_MAX bytes */
+    /* 0 or a negative error with its sentence. */
+    int (*read)(struct vdisk_source *source, uint64_t offset, void *data, uint64_t length,
+                struct vdisk_error *error);
+    /* The first range at or after `offset` that may hold more than zeros; *length 0: none. */
+    int (*next)(struct vdisk_source *source, uint64_t offset, uint64_t *start, uint64_t *length,
+                struct vdisk_error *error);
+};
+
 /* --- create, open, close -------------------------------------------------------------------- */
 
 struct vdisk_create_options {
@@ -107,6 +131,7 @@ struct vdisk_create_options {
     const char *base_path;     /* NULL: none; stored as given */
     const char *base_snapshot; /* NULL: the live state */
     const struct vdisk_key *base_key;
+    struct vdisk_source *source;   /* NULL: none; instead of a base; size 0: the source's */
     struct vdisk_workers *workers; /* may be NULL; not owned */
     struct vdisk_io *io;           /* NULL: a plain file at path; taken over, also on failure */
 };
@@ -135,6 +160,8 @@ struct vdisk_open_options {
     const struct vdisk_opener *opener;     /* NULL: plain files; lives as long as the image */
     size_t cache_bytes;            /* map nodes and decompressed clusters, with bases; 0: 32 MiB */
     const char *base_path;         /* NULL: as recorded in the image */
+    struct vdisk_source *source;   /* of an image that is being filled; else not looked at */
+    bool without_source;           /* opens it all the same: what is missing is VDISK_E_UNFILLED */
     struct vdisk_workers *workers; /* may be NULL; not owned */
     struct vdisk_io *io;           /* NULL: a plain file at path; taken over, also on failure */
 };
@@ -156,7 +183,7 @@ void vdisk_unlocked_free(struct vdisk_unlocked *unlocked);
 /*
  * Opens and, after a crash, recovers. `key` is NULL when it is unlocked already. Errors:
  * VDISK_E_WRONG_KEY, VDISK_E_NOT_AUTHENTIC, VDISK_E_MALFORMED, VDISK_E_UNSUPPORTED, VDISK_E_IN_USE,
- * VDISK_E_BASE_CHANGED, -errno.
+ * VDISK_E_BASE_CHANGED, VDISK_E_UNFILLED (it takes a source), -errno.
  */
 int vdisk_open(const char *path, const struct vdisk_open_options *options,
                const struct vdisk_key *key, struct vdisk_image **out, struct vdisk_error *error);
@@ -189,6 +216,9 @@ struct vdisk_info {
     uint8_t base_id[VDISK_ID_BYTES];
     char base_path[VDISK_PATH_MAX + 1];
     char base_snapshot[VDISK_NAME_MAX + 1];
+    bool has_source; /* it is being filled; has_base is false then */
+    uint8_t source_id[VDISK_SOURCE_ID_BYTES];
+    char source_name[VDISK_PATH_MAX + 1];
 };
 
 void vdisk_get_info(struct vdisk_image *image, struct vdisk_info *info);
@@ -281,6 +311,24 @@ struct vdisk_compact_result {
 int vdisk_compact(struct vdisk_image *image, vdisk_progress *progress, void *opaque,
                   struct vdisk_compact_result *result);
 
+/* --- filling ------------------------------------------------------------------------------------
+ */
+
+/*
+ * Copies a piece (at most VDISK_SOURCE_PIECE_MAX bytes) of what the base or the source shows, and
+ * is not zeros, at or after *cursor into the image itself. Nothing that was written is touched,
+ * also by requests beside it. *cursor moves behind the piece, *copied (may be NULL) is what was
+ * copied. Where nothing is left *cursor is the size of the drive. Several coroutines may share a
+ * cursor: who fails puts it back.
+ */
+int vdisk_fill(struct vdisk_image *image, uint64_t *cursor, uint64_t *copied);
+/*
+ * When nothing of the base or the source shows any more: an ordinary image from now on, durably; a
+ * source is not used any more when it returns. VDISK_E_UNFILLED: there is more to fill (the
+ * live state), or a snapshot that shows the base. Waits for requests that read from it.
+ */
+int vdisk_detach(struct vdisk_image *image);
+
 /* --- snapshots ----------------------------------------------------------------------------------
  */
 
@@ -293,7 +341,8 @@ struct vdisk_snapshot_info {
     char name[VDISK_NAME_MAX + 1];
 };
 
-/* Names: 1 to 255 bytes of UTF-8 without control characters, '/' and '@'. */
+/* Names: 1 to 255 bytes of UTF-8 without control characters, '/' and '@'. VDISK_E_UNFILLED while
+ * the image has a source. */
 int vdisk_snapshot_create(struct vdisk_image *image, const char *name);
 /* VDISK_E_NOT_FOUND; VDISK_E_IN_USE while open. Durable at once; space is freed before it
  * returns, or, after a crash, by the next vdisk_compact, delete or rollback. */
@@ -321,6 +370,7 @@ enum vdisk_extent_kind {
     VDISK_EXTENT_RAW,     /* encrypted */
     VDISK_EXTENT_ZSTD,    /* compressed and encrypted */
     VDISK_EXTENT_PATCHED, /* compressed, with newer 4 KiB blocks over it */
+    VDISK_EXTENT_MISSING, /* through_base: data that the source has, not here yet */
 };
 
 struct vdisk_extent {
