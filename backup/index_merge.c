@@ -185,14 +185,11 @@ static int replace(struct merging *merging, uint64_t *merged)
     if (result == 0)
         result = store->ops->sync(store);
     for (size_t i = 0; i < merging->count && result == 0; i++) {
-        uint64_t bytes;
-
         if (!merging->chosen[i])
             continue;
-        if (store->ops->length(store, merging->place, &merging->names[i], &bytes) == -ENOENT)
-            continue; /* somebody else merges, too */
         result = store->ops->trash(store, merging->place, &merging->names[i]);
         *merged += result == 0;
+        result = result == -ENOENT ? 0 : result; /* somebody else merges, too */
     }
     return result;
 }
