@@ -2,10 +2,10 @@
 /*
  * Copying a repository; see copy.h.
  *
- * Packs, then index objects, then manifests, with a sync in between. The manifests are listed first, so
- * that what they need is among the packs that are listed later; what a collection takes away meanwhile
- * makes it begin again. In the second repository it works like a backup: with a lease, and a last look
- * at the packs behind the manifests.
+ * Packs, then index objects, then manifests, with a sync in between. The manifests are listed
+ * first, so that what they need is among the packs that are listed later; what a collection takes
+ * away meanwhile makes it begin again. In the second repository it works like a backup: with a
+ * lease, and a last look at the packs behind the manifests.
  */
 #include "copy.h"
 
@@ -226,7 +226,8 @@ static int copy_keys(struct copying *copying)
     return result ? result : copying->to->ops->sync(copying->to);
 }
 
-/* --- what is to be copied ----------------------------------------------------------------------- */
+/* --- what is to be copied -----------------------------------------------------------------------
+ */
 
 static int list_all(struct copying *copying)
 {
@@ -458,8 +459,8 @@ static int needs_bad(struct copying *copying, const struct vb_backup *backup, bo
         for (size_t i = 0; used && i < vb_index_packs(index); i++) {
             uint64_t stored;
 
-            *needs |= used[i] &&
-                      vb_idset_has(&copying->bad, &vb_index_pack(index, i, &stored)->name);
+            *needs |=
+                used[i] && vb_idset_has(&copying->bad, &vb_index_pack(index, i, &stored)->name);
         }
         result = used ? 0 : -ENOMEM;
         free(used);

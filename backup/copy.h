@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A second repository with the same id and keys: objects as they are, verified by their names on the
- * way. It takes no key; with one, single backups can be chosen.
+ * A second repository with the same id and keys: objects as they are, verified by their names on
+ * the way. It takes no key; with one, single backups can be chosen.
  *
  * Nothing is taken away from the second one. Stopped at any moment it is a repository whose backups
  * restore, and the next copy goes on.

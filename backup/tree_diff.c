@@ -55,9 +55,8 @@ static bool same_entry(const struct vb_node_entry *a, const struct vb_node_entry
         return false;
     return a->state == VB_NODE_ZERO ||
            (vb_id_equal(&a->id, &b->id) &&
-            (a->state != VB_NODE_PATCHED ||
-             (vb_id_equal(&a->patch, &b->patch) &&
-              memcmp(a->bitmap, b->bitmap, VB_BITMAP_BYTES) == 0)));
+            (a->state != VB_NODE_PATCHED || (vb_id_equal(&a->patch, &b->patch) &&
+                                             memcmp(a->bitmap, b->bitmap, VB_BITMAP_BYTES) == 0)));
 }
 
 /* One base for both: only what a patch of either has can differ. */
@@ -71,8 +70,8 @@ static int compare_patches(struct comparing *comparing, uint64_t offset,
         unsigned in_b = b->state == VB_NODE_PATCHED && (b->bitmap[block / 8] >> (block % 8) & 1);
 
         if (in_a || in_b)
-            result = emit(comparing, offset + (uint64_t)block * VB_BLOCK_BYTES, VB_BLOCK_BYTES,
-                          false);
+            result =
+                emit(comparing, offset + (uint64_t)block * VB_BLOCK_BYTES, VB_BLOCK_BYTES, false);
     }
     return result;
 }
@@ -143,7 +142,6 @@ int vb_tree_diff(struct vb_repo *repo, const struct vb_backup *before,
     vb_path_free(comparing.after);
     vb_reader_free(reader);
     vb_index_free(tree);
-    return result && error->code != result
-               ? error_set(error, result, "%s", vdisk_strerror(result))
-               : result;
+    return result && error->code != result ? error_set(error, result, "%s", vdisk_strerror(result))
+                                           : result;
 }

@@ -13,9 +13,9 @@
 typedef bool vb_diff_range(void *opaque, uint64_t offset, uint64_t length, bool is_zero);
 
 /*
- * Ranges in ascending order, as long as they can be. Where a chunk was stored anew all of it counts as
- * changed, elsewhere what was changed since the base is known by blocks of 4096 bytes; so what is not
- * named is the same, and what is may be. -ECANCELED (stopped), errors of vb_node_read().
+ * Ranges in ascending order, as long as they can be. Where a chunk was stored anew all of it counts
+ * as changed, elsewhere what was changed since the base is known by blocks of 4096 bytes; so what
+ * is not named is the same, and what is may be. -ECANCELED (stopped), errors of vb_node_read().
  */
 int vb_tree_diff(struct vb_repo *repo, const struct vb_backup *before,
                  const struct vb_backup *after, vb_diff_range *range, void *opaque,

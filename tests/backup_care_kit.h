@@ -32,7 +32,8 @@ void care_begin(struct care *care, uint64_t seed, uint64_t drive_bytes);
 void care_end(struct care *care);
 /* The result of vb_create(); one that succeeds must restore from now on. */
 int care_back_up(struct care *care, unsigned drive, const struct vdisk_key *key, bool whole);
-/* By the maintainer; the result of vb_prune(). A failed one may have pruned or not: see care_sort(). */
+/* By the maintainer; the result of vb_prune(). A failed one may have pruned or not: see
+ * care_sort(). */
 int care_prune(struct care *care, unsigned which);
 int care_collect(struct care *care, uint64_t grace, struct vb_gc_result *result);
 /* Every backup that is not pruned restores, and verify finds nothing. Of pruned ones, which are

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Prune and garbage collection: stopped at each change of the store, and interleaved with backups
- * at each, no complete backup is lost; what nobody needs goes; the role is maintain throughout, which
- * reads no data.
+ * at each, no complete backup is lost; what nobody needs goes; the role is maintain throughout,
+ * which reads no data.
  *
  * VDISK_TEST_LONG=1 runs more seeds.
  */
@@ -47,7 +47,8 @@ static void fork_history(const struct care *from, struct care *to)
     for (unsigned i = 0; i < CARE_DRIVES; i++) {
         to->drive[i] = kit_drive_copy(from->drive[i]);
         to->drive[i]->base = from->drive[i]->base;
-        memcpy(to->drive[i]->dirty, from->drive[i]->dirty, from->drive[i]->chunks * VB_CHUNK_BLOCKS);
+        memcpy(to->drive[i]->dirty, from->drive[i]->dirty,
+               from->drive[i]->chunks * VB_CHUNK_BLOCKS);
     }
     for (unsigned i = 0; i < from->count; i++)
         to->backup[i].state = kit_drive_copy(from->backup[i].state);
@@ -84,7 +85,8 @@ static void check_settled(struct care *care)
     care_check(care, care->kit);
 }
 
-/* --- what it does ------------------------------------------------------------------------------- */
+/* --- what it does -------------------------------------------------------------------------------
+ */
 
 static void test_what_nobody_needs_goes(void **state)
 {
@@ -196,7 +198,8 @@ static void test_many_small_packs_become_few(void **state)
     care_end(&care);
 }
 
-/* What one host stored is not another's to build on, also when a maintainer has merged the index. */
+/* What one host stored is not another's to build on, also when a maintainer has merged the index.
+ */
 static void test_merging_makes_nobody_trusted(void **state)
 {
     struct vb_gc_result result;
@@ -279,7 +282,8 @@ static void test_put_key_may_not(void **state)
     care_end(&care);
 }
 
-/* --- stopped at each step ------------------------------------------------------------------------ */
+/* --- stopped at each step ------------------------------------------------------------------------
+ */
 
 /* Calls `act` with the nth change of the store failing, and all after it, for n = 1, 2, ... */
 static void stop_at_each(struct care *from, int (*act)(struct care *care), unsigned may_be_pruned)
@@ -410,7 +414,8 @@ static void test_a_pruned_backup_comes_back(void **state)
     care_end(&care);
 }
 
-/* --- beside backups ------------------------------------------------------------------------------ */
+/* --- beside backups ------------------------------------------------------------------------------
+ */
 
 struct beside {
     struct care *care;

@@ -53,5 +53,12 @@ int cmd_backup_create(int argc, char **argv);
 int cmd_backup_list(int argc, char **argv);
 int cmd_backup_restore(int argc, char **argv);
 int cmd_backup_verify(int argc, char **argv);
+int cmd_backup_prune(int argc, char **argv);
+int cmd_backup_delete(int argc, char **argv);
+int cmd_backup_undelete(int argc, char **argv);
+int cmd_backup_gc(int argc, char **argv);
+int cmd_backup_copy(int argc, char **argv);
+int cmd_backup_diff(int argc, char **argv);
+int cmd_backup_stats(int argc, char **argv);
 
 #endif

@@ -4,6 +4,7 @@
  */
 #include "backup_create.h"
 #include "backup_session.h"
+#include "durations.h"
 #include "interrupt.h"
 #include "json.h"
 #include "progress.h"
@@ -18,14 +19,15 @@
 #include <time.h>
 #include <unistd.h>
 
-#define DAY_S UINT64_C(86400)
+#define DAY_S           UINT64_C(86400)
+#define IMMUTABLE_MAX_S (36500 * DAY_S)
 
 struct creation {
     struct backup_options options;
     struct keyopt image_key;
     const char *path, *base, *drive_name;
     struct option_list tags;
-    struct option_size immutable;
+    const char *immutable;
     bool quiet, json;
     struct backup_session session;
     struct vb_manifest manifest;
@@ -105,8 +107,14 @@ static int describe(struct creation *creation)
     }
     manifest->tag_count = creation->tags.count;
     manifest->consistency = VB_CONSISTENT_CRASH;
-    if (creation->immutable.given)
-        manifest->immutable_until = (uint64_t)time(NULL) + creation->immutable.value * DAY_S;
+    if (creation->immutable) {
+        uint64_t seconds;
+
+        if (!durations_parse(creation->immutable, DAY_S, &seconds) || seconds > IMMUTABLE_MAX_S)
+            return report_usage("backup create",
+                                "--immutable is a time such as 30d, at most 100 years");
+        manifest->immutable_until = (uint64_t)time(NULL) + seconds;
+    }
     gethostname(host, sizeof(host) - 1);
     copy_text(manifest->host, sizeof(manifest->host), host);
     return STATUS_DONE;
@@ -266,8 +274,8 @@ int cmd_backup_create(int argc, char **argv)
         {"tag", OPTION_LIST, &creation->tags, "TAG", "a word for it; may be repeated"},
         {"drive", OPTION_TEXT, &creation->drive_name, "NAME",
          "what the drive is called (the file's name)"},
-        {"immutable", OPTION_NUMBER, &creation->immutable, "DAYS",
-         "so long nothing prunes this backup"},
+        {"immutable", OPTION_TEXT, &creation->immutable, "TIME",
+         "so long nothing removes this backup, such as 30d"},
         KEYOPT_OPEN_OPTIONS(&creation->image_key, "image-"),
         {"base", OPTION_TEXT, &creation->base, "IMAGE",
          "where the base of this overlay is, if it has moved"},
@@ -290,8 +298,6 @@ int cmd_backup_create(int argc, char **argv)
     };
 
     status = options_parse(&usage, argc, argv, &operands, &count);
-    if (status == OPTIONS_GO_ON && creation->immutable.value > 36500)
-        status = report_usage(usage.command, "--immutable is at most 36500 days");
     if (status == OPTIONS_GO_ON) {
         creation->path = operands[1];
         status = run(creation, operands[0]);
