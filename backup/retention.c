@@ -34,7 +34,7 @@ static void keep(struct vb_retention_verdict *verdict, const char *reason, const
 static void suspect(const struct vb_retention_item *items, size_t count, int64_t now,
                     struct vb_retention_verdict *verdicts)
 {
-    int64_t newest = INT64_MIN;
+    int64_t newest = INT64_MIN + CLOCK_SLACK_S;
 
     for (size_t i = 0; i < count; i++) {
         const char *why = items[i].time > now + CLOCK_SLACK_S ? "is of the future"
