@@ -3,6 +3,8 @@
  * Copies to a second repository: without a key, or of chosen backups; stopped at each change; with
  * damage on the way; while the first one, or the second, is collected. And what changed between two
  * backups, and figures.
+ *
+ * Of the steps each seventh is tried; VDISK_TEST_LONG=1 tries all.
  */
 #include "backup_care_kit.h"
 #include "copy.h"
@@ -20,9 +22,14 @@
 
 #define DAY (24 * CARE_HOUR)
 
+/* From one step to the next that is tried. */
+static unsigned stride(void)
+{
+    return getenv("VDISK_TEST_LONG") ? 1 : 7;
+}
+
 static int copy(struct kit_store *from, struct kit_store *to, const struct vdisk_key *key,
-                const struct vb_backup *const *backups, size_t count,
-                struct vb_copy_result *result)
+                const struct vb_backup *const *backups, size_t count, struct vb_copy_result *result)
 {
     struct vb_store *store = kit_store_handle(to);
     struct vdisk_error error = {0};
@@ -43,8 +50,7 @@ static void make_history(struct care *care, uint64_t seed)
     care_begin(care, seed, 4 * CARE_MIB);
     for (unsigned i = 0; i < 5; i++) {
         kit_drive_scribble(care->drive[i % 2], &care->rng, 4);
-        assert_int_equal(care_back_up(care, i % 2, i % 2 ? &kit_put_key : &kit_read_key, false),
-                         0);
+        assert_int_equal(care_back_up(care, i % 2, i % 2 ? &kit_put_key : &kit_read_key, false), 0);
     }
     care->kit->now += 3 * DAY;
 }
@@ -123,7 +129,7 @@ static void stop_at_each(const struct vdisk_key *key)
     unsigned n;
 
     make_history(&care, 3);
-    for (n = 1; outcome; n++) {
+    for (n = 1; outcome; n += stride()) {
         struct kit_store *to = kit_store_new(n);
         struct vdisk_error error;
 
@@ -190,7 +196,8 @@ static void test_damage_is_not_copied(void **state)
     care_end(&care);
 }
 
-/* --- while something else goes on ----------------------------------------------------------------- */
+/* --- while something else goes on
+ * ----------------------------------------------------------------- */
 
 struct beside {
     struct care *care;
@@ -228,7 +235,7 @@ static void test_the_copy_is_collected_meanwhile(void **state)
         if (half->object[i].place == VB_BACKUPS)
             half->object[i].is_gone = true;
     }
-    for (n = 1;; n++) {
+    for (n = 1;; n += stride()) {
         struct kit_store *to = kit_store_copy(half);
         struct beside beside = {.care = &care, .kit = to};
 
@@ -328,11 +335,10 @@ static void test_diff_names_all_that_differs(void **state)
             uint64_t before_gets = care.kit->gets;
 
             assert_non_null(changes.block);
-            assert_int_equal(
-                vb_tree_diff(repo, vb_backups_find(&backups, &care.backup[a].name),
-                             vb_backups_find(&backups, &care.backup[b].name), note, &changes,
-                             &error),
-                0);
+            assert_int_equal(vb_tree_diff(repo, vb_backups_find(&backups, &care.backup[a].name),
+                                          vb_backups_find(&backups, &care.backup[b].name), note,
+                                          &changes, &error),
+                             0);
             for (size_t i = 0; i < blocks; i++)
                 assert_true(changes.block[i] || !differs(before, after, i));
             if (a == b) {
