@@ -576,6 +576,7 @@ static int empty_trash(struct collection *collection)
         if (result == 0)
             result = vb_index_merge(collection->repo, VB_INDEX_TREE, &merged);
         collection->result->merged += merged;
+        collection->result->waiting += merged;
     }
     return result;
 }
