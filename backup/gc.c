@@ -7,8 +7,8 @@
  * 2. Mark. What is needed and in the trash comes back.
  * 3. Packs with little left are written anew: packs, index, sync.
  * 4. Packs without marks go to the trash, and small index objects become one; sync.
- * 5. Mark again; what is needed comes back. What has been in the trash for the grace time is
- * deleted; with less than an hour of grace, only while nobody else is at work.
+ * 5. Mark again; what is needed comes back. What has been in the trash for the grace time, and
+ * since before anybody began who is at work, is deleted: none of these can have counted on it.
  * 6. Index objects forget packs that have gone.
  *
  * Between any two of these it may end: each leaves a repository in which all backups restore. All
@@ -54,6 +54,7 @@ struct collection {
     bool no_memory;
     int64_t now;     /* seconds since 1970 */
     int64_t horizon; /* what was put at or after it stays */
+    int64_t others;  /* when the first began of those who are at work; INT64_MAX: nobody is */
 };
 
 static int fail(struct collection *collection, int result)
@@ -116,13 +117,14 @@ static int look_at_leases(struct collection *collection)
     int result = vb_store_names(store, VB_LEASES, false, &names, &count);
 
     collection->result->at_work = 0;
+    collection->others = INT64_MAX;
     for (size_t i = 0; i < count && result == 0; i++) {
         int64_t begun, alive;
 
         if (is_alive(collection, &names[i], &begun)) {
             collection->result->at_work++;
-            if (begun < collection->horizon)
-                collection->horizon = begun;
+            if (begun < collection->others)
+                collection->others = begun;
         } else if (!vb_id_equal(&names[i], &collection->lease.name) &&
                    store->ops->when(store, VB_LEASES, &names[i], false, &alive) == 0 &&
                    alive + LEASE_OLD_S < collection->now) {
@@ -130,6 +132,8 @@ static int look_at_leases(struct collection *collection)
         }
     }
     free(names);
+    if (collection->others < collection->horizon)
+        collection->horizon = collection->others;
     return fail(collection, result);
 }
 
@@ -497,7 +501,8 @@ static bool note_trash(void *opaque, const struct vb_id *name, uint64_t bytes)
 
     if (collection->store->ops->when(collection->store, trash->place, name, true, &when))
         return true;
-    if (when > collection->now || (uint64_t)(collection->now - when) < grace) {
+    if (when > collection->now || (uint64_t)(collection->now - when) < grace ||
+        when >= collection->others) {
         collection->result->waiting++;
         collection->result->waiting_bytes += bytes;
         return true;
@@ -518,18 +523,13 @@ static bool note_trash(void *opaque, const struct vb_id *name, uint64_t bytes)
     return true;
 }
 
-static int delete_old(struct collection *collection, struct trash *trash, bool may)
+static int delete_old(struct collection *collection, struct trash *trash)
 {
     struct vb_gc_result *counts = collection->result;
     struct vb_store *store = collection->store;
     int result = 0;
 
     for (size_t i = 0; i < trash->count && result == 0; i++) {
-        if (!may) {
-            counts->waiting++;
-            counts->waiting_bytes += trash->bytes[i];
-            continue;
-        }
         result = store->ops->remove(store, trash->place, &trash->old[i], true);
         if (result == 0) {
             counts->deleted++;
@@ -548,8 +548,10 @@ static int empty_trash(struct collection *collection)
     };
     struct trash trash[PLACES];
     size_t count = 0;
-    bool may;
     int result = read_clock(collection);
+
+    if (result == 0)
+        result = look_at_leases(collection);
 
     for (unsigned i = 0; i < PLACES; i++) {
         trash[i] = (struct trash){.collection = collection, .place = places[i]};
@@ -560,12 +562,9 @@ static int empty_trash(struct collection *collection)
     }
     if (result == 0 && count)
         result = mark(collection);
-    if (result == 0 && count)
-        result = look_at_leases(collection);
-    may = collection->options->grace >= VB_LEASE_EXPIRE_S || collection->result->at_work == 0;
     for (unsigned i = 0; i < PLACES; i++) {
         if (result == 0)
-            result = delete_old(collection, &trash[i], may);
+            result = delete_old(collection, &trash[i]);
         free(trash[i].old);
         free(trash[i].bytes);
     }

@@ -59,8 +59,7 @@ static void print_gc_json(const struct vb_gc_result *done, bool dry_run)
     json_end(&json);
 }
 
-static void print_gc(const char *path, const struct vb_gc_result *done, uint64_t grace,
-                     bool dry_run)
+static void print_gc(const char *path, const struct vb_gc_result *done, bool dry_run)
 {
     char bytes[SIZES_TEXT_BYTES], more[SIZES_TEXT_BYTES];
 
@@ -73,8 +72,9 @@ static void print_gc(const char *path, const struct vb_gc_result *done, uint64_t
     if (done->brought_back)
         report_note(path, "%" PRIu64 " object(s) in the trash were needed, and are back",
                     done->brought_back);
-    if (done->at_work && grace < 3600 && !dry_run)
-        report_note(path, "others are at work, so that nothing was deleted with so little grace");
+    if (done->at_work && done->waiting && !dry_run)
+        report_note(path, "%u at work: nothing is deleted that one of them may count on",
+                    done->at_work);
 }
 
 int cmd_backup_gc(int argc, char **argv)
@@ -125,7 +125,7 @@ int cmd_backup_gc(int argc, char **argv)
     else if (as_json)
         print_gc_json(&done, dry_run);
     else if (!quiet)
-        print_gc(session.path, &done, work.grace, dry_run);
+        print_gc(session.path, &done, dry_run);
     backup_close(&session);
     return status;
 }
