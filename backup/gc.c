@@ -484,11 +484,15 @@ static int sweep(struct collection *collection)
 
 /* --- for ever ----------------------------------------------------------------------------- */
 
+struct trashed {
+    struct vb_id name;
+    uint64_t bytes;
+};
+
 struct trash {
     struct collection *collection;
     enum vb_place place;
-    struct vb_id *old; /* that have been there long enough */
-    uint64_t *bytes;
+    struct trashed *old; /* that have been there long enough */
     size_t count, room;
 };
 
@@ -509,17 +513,14 @@ static bool note_trash(void *opaque, const struct vb_id *name, uint64_t bytes)
     }
     if (trash->count == trash->room) {
         size_t room = trash->room ? 2 * trash->room : 256;
-        struct vb_id *old = reallocarray(trash->old, room, sizeof(*old));
+        struct trashed *old = reallocarray(trash->old, room, sizeof(*old));
 
-        trash->old = old ? old : trash->old;
-        uint64_t *lengths = old ? reallocarray(trash->bytes, room, sizeof(*lengths)) : NULL;
-        trash->bytes = lengths ? lengths : trash->bytes;
-        if (!old || !lengths)
+        if (!old)
             return false; /* the rest waits for the next time */
+        trash->old = old;
         trash->room = room;
     }
-    trash->old[trash->count] = *name;
-    trash->bytes[trash->count++] = bytes;
+    trash->old[trash->count++] = (struct trashed){.name = *name, .bytes = bytes};
     return true;
 }
 
@@ -530,10 +531,10 @@ static int delete_old(struct collection *collection, struct trash *trash)
     int result = 0;
 
     for (size_t i = 0; i < trash->count && result == 0; i++) {
-        result = store->ops->remove(store, trash->place, &trash->old[i], true);
+        result = store->ops->remove(store, trash->place, &trash->old[i].name, true);
         if (result == 0) {
             counts->deleted++;
-            counts->deleted_bytes += trash->bytes[i];
+            counts->deleted_bytes += trash->old[i].bytes;
         }
         result = result == -ENOENT ? 0 : result; /* it was fetched back */
     }
@@ -566,7 +567,6 @@ static int empty_trash(struct collection *collection)
         if (result == 0)
             result = delete_old(collection, &trash[i]);
         free(trash[i].old);
-        free(trash[i].bytes);
     }
     if (result == 0 && collection->result->deleted) {
         uint64_t merged = 0;

@@ -291,13 +291,16 @@ static int compare_signers(const void *a, const void *b)
 int vb_marks_add_all(struct vb_marks *marks, const struct vb_backups *backups,
                      int (*beat)(void *opaque), void *opaque, struct vdisk_error *error)
 {
-    const struct vb_backup **order = calloc(backups->count + 1, sizeof(*order));
-    int result = order ? 0 : error_set(error, -ENOMEM, "%s", vdisk_strerror(-ENOMEM));
+    const struct vb_backup **order;
+    int result = 0;
 
-    for (size_t i = 0; i < backups->count && result == 0; i++)
+    order = calloc(backups->count + 1, sizeof(order[0])); /* NOLINT(bugprone-sizeof-expression) */
+    if (!order)
+        return error_set(error, -ENOMEM, "%s", vdisk_strerror(-ENOMEM));
+    for (size_t i = 0; i < backups->count; i++)
         order[i] = &backups->backup[i];
-    if (result == 0)
-        qsort(order, backups->count, sizeof(*order), compare_signers);
+    qsort(order, backups->count, sizeof(order[0]), /* NOLINT(bugprone-sizeof-expression) */
+          compare_signers);
     for (size_t i = 0; i < backups->count && result == 0; i++) {
         result = vb_marks_add(marks, order[i], error);
         if (result == 0 && beat) {
@@ -369,11 +372,11 @@ int vb_marks_bring_back(const struct vb_marks *marks, uint64_t *count)
 int vb_backup_secure(struct vb_repo *repo, const struct vb_backup *backup,
                      struct vdisk_error *error)
 {
-    struct vb_marks *marks;
+    struct vb_marks *marks = NULL;
     uint64_t count = 0;
     int result = vb_marks_new(repo, &marks, error);
 
-    if (result)
+    if (result || !marks)
         return result;
     result = vb_marks_add(marks, backup, error);
     if (result == 0) {

@@ -3,6 +3,7 @@
 #include "retention.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define CLOCK_SLACK_S 300 /* so far clocks of hosts may differ */
@@ -68,7 +69,7 @@ static int64_t number_of(enum period period, int64_t seconds, vb_retention_calen
     time_t time = (time_t)seconds;
     struct tm tm = {0};
     char text[16];
-    int year = 0, week = 0;
+    char *end;
 
     if (!calendar(&time, &tm))
         return seconds;
@@ -79,8 +80,7 @@ static int64_t number_of(enum period period, int64_t seconds, vb_retention_calen
         return (int64_t)tm.tm_year * 366 + tm.tm_yday;
     case WEEK: /* of ISO 8601, whose year is that of the Thursday */
         strftime(text, sizeof(text), "%G %V", &tm);
-        sscanf(text, "%d %d", &year, &week);
-        return (int64_t)year * 54 + week;
+        return strtoll(text, &end, 10) * 54 + strtoll(end, NULL, 10);
     case MONTH:
         return (int64_t)tm.tm_year * 12 + tm.tm_mon;
     case YEAR:

@@ -99,7 +99,8 @@ static int copy_to(const struct duplication *duplication, const struct vb_backup
 
 static int copy_chosen(struct duplication *duplication)
 {
-    const struct vb_backup **backups = calloc(duplication->count + 1, sizeof(*backups));
+    const struct vb_backup **backups =
+        calloc(duplication->count + 1, sizeof(*backups)); /* NOLINT(bugprone-sizeof-expression) */
     struct vdisk_error error = {0};
     int status, result = backups ? 0 : -ENOMEM;
 

@@ -89,7 +89,8 @@ static void print_plan(const struct pruning *pruning)
 static int remove_all(struct pruning *pruning)
 {
     const struct vb_plan *plan = &pruning->plan;
-    const struct vb_backup **backups = calloc(plan->removed + 1, sizeof(*backups));
+    const struct vb_backup **backups =
+        calloc(plan->removed + 1, sizeof(*backups)); /* NOLINT(bugprone-sizeof-expression) */
     const char **reasons = calloc(plan->removed + 1, sizeof(*reasons));
     struct vdisk_error error = {0};
     size_t count = 0;
@@ -217,7 +218,8 @@ int cmd_backup_prune(int argc, char **argv)
 
 static int delete_named(struct backup_session *session, char **names, int count, const char *drive)
 {
-    const struct vb_backup **backups = calloc((size_t)count, sizeof(*backups));
+    const struct vb_backup **backups =
+        calloc((size_t)count, sizeof(*backups)); /* NOLINT(bugprone-sizeof-expression) */
     const char **reasons = calloc((size_t)count, sizeof(*reasons));
     struct vdisk_error error = {0};
     int result = backups && reasons ? 0 : -ENOMEM;
