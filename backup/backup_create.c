@@ -11,6 +11,7 @@
 #include "create_impl.h"
 
 #include "lease.h"
+#include "mark.h"
 #include "report.h"
 #include "tree_path.h"
 
@@ -37,6 +38,7 @@ struct packed {
     pthread_mutex_t mutex;
     struct vb_pack *pack;
     size_t count, room;
+    struct vb_idset names; /* of all that were put */
 };
 
 struct creating {
@@ -50,6 +52,8 @@ struct creating {
     struct vb_packer *tree_packer;
     struct packed data_packed, tree_packed;
     struct vb_index *tree;
+    uint8_t *tree_used; /* packs of it that nodes were taken from */
+    bool moved;         /* packs out of the trash, not yet synced */
     struct vb_idset fresh_nodes;
     struct vb_reader *reader;
     struct vb_sealer *sealer;
@@ -107,8 +111,10 @@ static int store_node(struct creating *creating, const struct vb_node *node, str
         return 0;
     length = vb_node_encode(node, bytes);
     vb_id_of(creating->repo->keys->node_key, bytes, length, id);
-    if (vb_index_find_trusted(creating->tree, VB_RECORD_NODE, id, &found))
+    if (vb_index_find_trusted(creating->tree, VB_RECORD_NODE, id, &found)) {
+        creating->tree_used[vb_index_pack_number(creating->tree, &found)] = 1;
         return 0;
+    }
     wanted = vb_idset_add(&creating->fresh_nodes, id);
     if (wanted <= 0)
         return wanted;
@@ -308,7 +314,7 @@ static int keep_packed(void *opaque, struct vb_pack *pack)
             packed->room = room;
         }
     }
-    if (packed->count < packed->room)
+    if (packed->count < packed->room && vb_idset_add(&packed->names, &pack->name) >= 0)
         packed->pack[packed->count++] = *pack;
     else
         result = -ENOMEM;
@@ -323,6 +329,7 @@ static void forget_packed(struct packed *packed)
     for (size_t i = 0; i < packed->count; i++)
         vb_pack_release(&packed->pack[i]);
     free(packed->pack);
+    vb_idset_release(&packed->names);
 }
 
 static bool is_due(struct packed *packed, unsigned many)
@@ -335,28 +342,13 @@ static bool is_due(struct packed *packed, unsigned many)
     return due;
 }
 
-/* As many of the packs as go into one index object. */
-static size_t fitting(const struct packed *packed)
-{
-    uint64_t entries = 0;
-    size_t count = 0;
-
-    while (count < packed->count) {
-        entries += packed->pack[count].entry_count;
-        if (entries > VB_INDEX_ENTRIES_MAX)
-            break;
-        count++;
-    }
-    return count;
-}
-
 static int put_index(struct creating *creating, struct packed *packed, enum vb_place place)
 {
     int result = 0;
 
     pthread_mutex_lock(&packed->mutex);
     while (result == 0 && packed->count) {
-        size_t count = fitting(packed);
+        size_t count = vb_index_fitting(packed->pack, packed->count);
 
         result = vb_index_put(creating->repo, place, packed->pack, count);
         for (size_t i = 0; i < count; i++)
@@ -382,34 +374,81 @@ static int put_indexes(struct creating *creating)
 /* --- what others may have taken away -------------------------------------------------------------
  */
 
-static bool bring_back(void *opaque, const struct vb_id *name, uint64_t bytes)
+static int check_pack(struct creating *creating, const struct vb_id *name)
 {
-    struct vb_store *store = opaque;
+    struct vb_store *store = creating->repo->store;
+    uint64_t bytes;
 
-    (void)bytes;
-    store->ops->untrash(store, VB_PACKS, name);
-    return true;
+    if (store->ops->length(store, VB_PACKS, name, &bytes) == 0)
+        return 0;
+    creating->moved = true;
+    if (store->ops->untrash(store, VB_PACKS, name) == 0)
+        return 0;
+    return error_set(creating->error, -ESTALE,
+                     "a pack was removed while the backup was made; make it again");
 }
 
-/* Each pack that records were taken from, and the base, are there; if need be, again. */
+static int check_index(struct creating *creating, const struct vb_index *index, const uint8_t *used)
+{
+    int result = 0;
+
+    for (size_t i = 0; index && i < vb_index_packs(index) && result == 0; i++) {
+        uint64_t bytes;
+        const struct vb_pack *pack = vb_index_pack(index, i, &bytes);
+
+        if (used[i])
+            result = check_pack(creating, &pack->name);
+    }
+    return result;
+}
+
+static int check_made(struct creating *creating, const struct vb_idset *names)
+{
+    int result = 0;
+
+    for (size_t i = 0; i < names->room && result == 0; i++) {
+        if (!vb_id_is_zero(&names->slot[i]))
+            result = check_pack(creating, &names->slot[i]);
+    }
+    return result;
+}
+
+/* Each pack that is the backup's own, or that records were taken from, is there; if need be, again.
+ */
 static int check_used(struct creating *creating)
 {
     const struct chunk_shared *shared = &creating->shared;
     struct vb_store *store = creating->repo->store;
+    int result = check_index(creating, shared->data, shared->pack_used);
+
+    if (result == 0)
+        result = check_index(creating, creating->tree, creating->tree_used);
+    if (result == 0)
+        result = check_made(creating, &creating->data_packed.names);
+    if (result == 0)
+        result = check_made(creating, &creating->tree_packed.names);
+    if (result == 0 && creating->moved)
+        result = store->ops->sync(store);
+    creating->moved = false;
+    return result;
+}
+
+/* With the manifest put. What it shares with its base is safe with that; if the base was pruned
+ * meanwhile, all of it is looked at. */
+static int check_base(struct creating *creating, const struct vb_id *name)
+{
+    struct vb_store *store = creating->repo->store;
     const struct vb_backup *base = creating->drive->base;
+    struct vb_backup backup = {
+        .name = *name,
+        .signer = creating->repo->keys->sign_public,
+        .manifest = *creating->manifest,
+    };
     uint64_t bytes;
 
-    for (size_t i = 0; shared->data && i < vb_index_packs(shared->data); i++) {
-        const struct vb_pack *pack = vb_index_pack(shared->data, i, &bytes);
-
-        if (shared->pack_used[i] && store->ops->length(store, VB_PACKS, &pack->name, &bytes) &&
-            store->ops->untrash(store, VB_PACKS, &pack->name))
-            return error_set(creating->error, -ESTALE,
-                             "a pack was removed while the backup was made; make it again");
-    }
-    if (base && store->ops->length(store, VB_BACKUPS, &base->name, &bytes))
-        return store->ops->list(store, VB_PACKS, true, bring_back, store);
-    return 0;
+    if (!base || store->ops->length(store, VB_BACKUPS, &base->name, &bytes) == 0)
+        return 0;
+    return vb_backup_secure(creating->repo, &backup, creating->error);
 }
 
 /* --- all of it ---------------------------------------------------------------------------- */
@@ -472,6 +511,10 @@ static int begin(struct creating *creating)
         result = vb_index_load(repo, VB_INDEX_TREE, NULL, NULL, &creating->tree);
     if (result == 0)
         result = vb_reader_new(repo, &creating->reader);
+    if (result == 0) {
+        creating->tree_used = calloc(vb_index_packs(creating->tree) + 1, 1);
+        result = creating->tree_used ? 0 : -ENOMEM;
+    }
     if (result == 0)
         result = vb_sealer_new(repo->config.repo_id, &creating->sealer);
     if (result == 0 && base)
@@ -527,6 +570,8 @@ static int publish(struct creating *creating, struct vb_id *name)
     if (result)
         return result;
     result = check_used(creating);
+    if (result == 0)
+        result = check_base(creating, name);
     if (result)
         store->ops->remove(store, VB_BACKUPS, name, false);
     return result;
@@ -547,6 +592,7 @@ static void end(struct creating *creating)
     vb_idset_release(&creating->shared.fresh);
     vb_idset_release(&creating->fresh_nodes);
     free(creating->shared.pack_used);
+    free(creating->tree_used);
     free(creating->leaves.list);
     if (creating->leased)
         vb_lease_end(creating->repo, &creating->lease);

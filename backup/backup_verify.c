@@ -81,14 +81,22 @@ static int check_objects(struct verifying *verifying)
     return check_slots(verifying);
 }
 
-/* Not damage by itself: a crash, or a collection, leaves an index of packs that nobody needs. */
-static void remark_missing(struct verifying *verifying, const char *name)
+/* Not damage by itself: a crash, a collection, a copy of some backups leave an index of packs that
+ * nobody needs. */
+static void remark_missing(struct verifying *verifying, const struct verify_side *side)
 {
-    char text[TEXT_BYTES];
+    for (size_t i = 0; i < vb_index_packs(side->index); i++) {
+        uint64_t stored;
+        const struct vb_pack *pack = vb_index_pack(side->index, i, &stored);
+        char name[VB_NAME_TEXT_BYTES], text[TEXT_BYTES];
 
-    snprintf(text, sizeof(text), "packs/%.2s/%s: is missing; backups that need it are damaged",
-             name, name);
-    verifying->options->finding(verifying->options->opaque, text);
+        if (stored)
+            continue;
+        vb_id_text(name, &pack->name);
+        snprintf(text, sizeof(text), "packs/%.2s/%s: is missing; backups that need it are damaged",
+                 name, name);
+        verifying->options->finding(verifying->options->opaque, text);
+    }
 }
 
 static int load_side(struct verifying *verifying, enum vb_place place, struct verify_side *side)
@@ -105,15 +113,12 @@ static int load_side(struct verifying *verifying, enum vb_place place, struct ve
         const struct vb_pack *pack = vb_index_pack(side->index, i, &stored);
         char text[VB_NAME_TEXT_BYTES];
 
-        if (stored == pack->length)
+        if (stored == pack->length || stored == 0)
             continue;
         vb_id_text(text, &pack->name);
-        if (stored == 0)
-            remark_missing(verifying, text);
-        else
-            vb_verify_find(verifying, "packs/%.2s/%s: has %llu bytes, not %llu", text, text,
-                           (unsigned long long)stored, (unsigned long long)pack->length);
-        for (uint32_t k = 0; stored && k < pack->entry_count; k++) {
+        vb_verify_find(verifying, "packs/%.2s/%s: has %llu bytes, not %llu", text, text,
+                       (unsigned long long)stored, (unsigned long long)pack->length);
+        for (uint32_t k = 0; k < pack->entry_count; k++) {
             size_t number = vb_index_pack_first(side->index, i) + k;
             struct vb_found found;
 
@@ -267,6 +272,10 @@ int vb_verify(const struct vb_verify_options *options, struct vb_verify_result *
         result = vb_verify_packs(&verifying);
     if (result == 0)
         result = check_backups(&verifying);
+    if (result == 0 && verifying.counts.damaged_backups) {
+        remark_missing(&verifying, &verifying.data);
+        remark_missing(&verifying, &verifying.tree);
+    }
     vb_index_free(verifying.data.index);
     vb_index_free(verifying.tree.index);
     free(verifying.data.bad);

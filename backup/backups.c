@@ -222,7 +222,7 @@ static bool begins_with(const uint8_t *bytes, size_t length, const char *digits)
     return strlen(digits) >= DIGITS_MIN && strncmp(text, digits, strlen(digits)) == 0;
 }
 
-static bool is_of(const struct vb_backup *backup, const char *drive)
+bool vb_backup_is_of(const struct vb_backup *backup, const char *drive)
 {
     return !drive || strcmp(backup->manifest.drive_name, drive) == 0 ||
            begins_with(backup->manifest.drive, VB_DRIVE_ID_BYTES, drive);
@@ -236,7 +236,7 @@ static int pick_latest(const struct vb_backups *backups, const char *drive,
     for (size_t i = 0; i < backups->count; i++) {
         const struct vb_backup *backup = &backups->backup[i];
 
-        if (!is_of(backup, drive))
+        if (!vb_backup_is_of(backup, drive))
             continue;
         if (found && memcmp(found->manifest.drive, backup->manifest.drive, VB_DRIVE_ID_BYTES) != 0)
             return error_set(error, -EINVAL,
@@ -260,7 +260,7 @@ int vb_backups_pick(const struct vb_backups *backups, const char *text, const ch
     for (size_t i = 0; i < backups->count; i++) {
         const struct vb_backup *backup = &backups->backup[i];
 
-        if (!is_of(backup, drive) || !begins_with(backup->name.b, VB_ID_BYTES, text))
+        if (!vb_backup_is_of(backup, drive) || !begins_with(backup->name.b, VB_ID_BYTES, text))
             continue;
         if (found)
             return error_set(error, -EINVAL, "several backups begin with `%s`; give more digits",

@@ -107,6 +107,8 @@ bool vb_backups_is_pruned(const struct vb_backups *backups, const struct vb_id *
 void vb_backups_gaps(const struct vb_backups *backups,
                      void (*missing)(void *opaque, const struct vb_backup *after), void *opaque);
 
+/* Whether it is of that drive: NULL (any), its name, or digits of its id. */
+bool vb_backup_is_of(const struct vb_backup *backup, const char *drive);
 /*
  * What a person calls a backup: `latest`, or at least 4 digits of its name; `drive` (NULL: any) is
  * a drive's name, or digits of its id. VDISK_E_NOT_FOUND, -EINVAL (several), with error.

@@ -84,6 +84,38 @@ int vb_directory_decode(const uint8_t *payload, size_t length, uint64_t pack_byt
     return 0;
 }
 
+int vb_directory_append(struct vb_sealer *sealer, const struct vb_segment *meta, unsigned pad,
+                        const struct vb_entry *entries, uint32_t count, uint8_t *bytes, size_t room,
+                        size_t *used)
+{
+    const struct vb_record_context context = {.number = VB_NUMBER_DIRECTORY,
+                                              .kind = VB_RECORD_DIRECTORY};
+    size_t packed, at = *used, length = 8 + (size_t)count * VB_ENTRY_BYTES;
+    uint8_t *payload = calloc(1, length);
+    int result;
+
+    if (!payload)
+        return -ENOMEM;
+    vb_put_le(payload, count, 4);
+    for (uint32_t i = 0; i < count; i++)
+        vb_entry_encode(&entries[i], payload + 8 + (size_t)i * VB_ENTRY_BYTES);
+    result = vb_sealer_pack(sealer, payload, length, 1, pad, &packed);
+    free(payload);
+    if (result)
+        return result;
+    if (at + packed + VB_TAG_BYTES + VB_PACK_TRAILER > room)
+        return -E2BIG;
+    result = vb_sealer_seal(sealer, meta, &context, bytes + at);
+    if (result)
+        return result;
+    at += packed + VB_TAG_BYTES;
+    vb_put_le(bytes + at, packed + VB_TAG_BYTES, 4);
+    vb_put_le(bytes + at + 4, 0, 4);
+    memcpy(bytes + at + 8, end_magic, sizeof(end_magic));
+    *used = at + VB_PACK_TRAILER;
+    return 0;
+}
+
 static int open_directory(const struct vb_repo *repo, const uint8_t *segment_header,
                           const uint8_t *sealed, size_t sealed_bytes, struct vb_pack *pack)
 {

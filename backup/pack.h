@@ -13,6 +13,7 @@
 #define VB_PACK_SEGMENTS    256u
 #define VB_PACK_TRAILER     16u
 #define VB_ENTRY_BYTES      48u
+#define VB_DIRECTORY_ROOM   (2u << 20) /* that directories of ours need at most */
 
 /* Where a record is within its pack. */
 struct vb_entry {
@@ -26,7 +27,9 @@ struct vb_entry {
 /* What an index says of a pack, and the pack of itself. */
 struct vb_pack {
     struct vb_id name;
-    uint64_t length; /* bytes */
+    struct vb_id origin; /* who stored its records; zero: who signed the index object */
+    uint64_t length;     /* bytes */
+    bool in_trash;       /* of a loaded index: that is where it is */
     uint16_t segment_count;
     uint32_t entry_count;
     uint8_t *segments; /* segment_count headers */
@@ -45,6 +48,11 @@ int vb_directory_decode(const uint8_t *payload, size_t length, uint64_t pack_byt
 int vb_pack_read_directory(const struct vb_repo *repo, const uint8_t *bytes, size_t length,
                            struct vb_pack *pack);
 void vb_pack_release(struct vb_pack *pack);
+/* Adds directory and trailer to a pack of *used bytes in a buffer of `room`, sealed by its last
+ * segment. -ENOMEM, -E2BIG, -EIO. */
+int vb_directory_append(struct vb_sealer *sealer, const struct vb_segment *meta, unsigned pad,
+                        const struct vb_entry *entries, uint32_t count, uint8_t *bytes, size_t room,
+                        size_t *used);
 
 /* --- making packs ------------------------------------------------------------------------- */
 

@@ -11,17 +11,15 @@
  */
 #include "pack.h"
 
-#include "cursor.h"
-
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 
-#define BUFFERS        2u
-#define ENTRIES_MAX    16384u /* of one pack that we make */
-#define ROOM_DIRECTORY (2u << 20)
-#define BUFFER_BYTES   ((size_t)VB_PACK_TARGET + VB_RECORD_MAX + ROOM_DIRECTORY)
+#define BUFFERS      2u
+#define ENTRIES_MAX  16384u /* of one pack that we make */
+#define BUFFER_BYTES ((size_t)VB_PACK_TARGET + VB_RECORD_MAX + VB_DIRECTORY_ROOM)
 
 enum state {
     FREE,
@@ -58,36 +56,6 @@ struct vb_packer {
 /* --- the thread: from a closed pack to the store ------------------------------------------------
  */
 
-static int add_directory(struct vb_packer *packer, struct vb_sealer *sealer, struct buffer *buffer)
-{
-    const struct vb_record_context context = {.number = VB_NUMBER_DIRECTORY,
-                                              .kind = VB_RECORD_DIRECTORY};
-    size_t packed, length = 8 + (size_t)buffer->count * VB_ENTRY_BYTES;
-    uint8_t *payload = calloc(1, length);
-    int result;
-
-    if (!payload)
-        return -ENOMEM;
-    vb_put_le(payload, buffer->count, 4);
-    for (uint32_t i = 0; i < buffer->count; i++)
-        vb_entry_encode(&buffer->entries[i], payload + 8 + (size_t)i * VB_ENTRY_BYTES);
-    result = vb_sealer_pack(sealer, payload, length, 1, packer->repo->config.pad, &packed);
-    free(payload);
-    if (result)
-        return result;
-    if (buffer->used + packed + VB_TAG_BYTES + VB_PACK_TRAILER > BUFFER_BYTES)
-        return -E2BIG;
-    result = vb_sealer_seal(sealer, buffer->meta, &context, buffer->bytes + buffer->used);
-    if (result)
-        return result;
-    buffer->used += packed + VB_TAG_BYTES;
-    vb_put_le(buffer->bytes + buffer->used, packed + VB_TAG_BYTES, 4);
-    vb_put_le(buffer->bytes + buffer->used + 4, 0, 4);
-    memcpy(buffer->bytes + buffer->used + 8, "VDBKEND\n", 8);
-    buffer->used += VB_PACK_TRAILER;
-    return 0;
-}
-
 /* What an index says of it; takes the entries. */
 static int describe(struct buffer *buffer, struct vb_pack *pack)
 {
@@ -112,7 +80,9 @@ static int finish(struct vb_packer *packer, struct vb_sealer *sealer, struct buf
 {
     struct vb_store *store = packer->repo->store;
     struct vb_pack pack;
-    int result = add_directory(packer, sealer, buffer);
+    int result =
+        vb_directory_append(sealer, buffer->meta, packer->repo->config.pad, buffer->entries,
+                            buffer->count, buffer->bytes, BUFFER_BYTES, &buffer->used);
 
     if (result == 0)
         result = describe(buffer, &pack);

@@ -11,7 +11,9 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define PACK_HEAD_BYTES (VB_ID_BYTES + 8u + 2u + 2u + 4u)
+#define PACK_HEAD_BYTES (2 * VB_ID_BYTES + 8u + 2u + 2u + 4u)
+#define LOAD_TRIES      8u
+#define OBJECT_TARGET   (6u << 20) /* bytes before compression */
 
 /* --- codec -------------------------------------------------------------------------------- */
 
@@ -31,6 +33,7 @@ static int compare_packs(const void *a, const void *b)
 static void encode_pack(struct vb_pen *pen, const struct vb_pack *pack)
 {
     vb_write_bytes(pen, pack->name.b, VB_ID_BYTES);
+    vb_write_bytes(pen, pack->origin.b, VB_ID_BYTES);
     vb_write_le(pen, pack->length, 8);
     vb_write_le(pen, pack->segment_count, 2);
     vb_write_zero(pen, 2);
@@ -82,6 +85,7 @@ static int decode_pack(struct vb_cursor *cursor, struct vb_pack *pack, uint32_t 
     uint64_t end = 0;
 
     vb_take_bytes(cursor, pack->name.b, VB_ID_BYTES);
+    vb_take_bytes(cursor, pack->origin.b, VB_ID_BYTES);
     pack->length = vb_take_le(cursor, 8);
     pack->segment_count = (uint16_t)vb_take_le(cursor, 2);
     vb_take_zero(cursor, 2);
@@ -149,7 +153,8 @@ struct row {
 };
 
 struct stored {
-    struct vb_id name;
+    struct vb_id name; /* first, for vb_id_compare */
+    bool in_trash;
     uint64_t bytes;
 };
 
@@ -163,6 +168,7 @@ struct vb_index {
     uint32_t *order;       /* of rows, by kind and id */
     struct stored *stored; /* packs in the store, by name; while loading */
     size_t stored_count, stored_room;
+    bool listing_trash;
     bool no_memory;
 };
 
@@ -192,8 +198,41 @@ static bool note_pack(void *opaque, const struct vb_id *name, uint64_t bytes)
         !grow(&index->stored, &index->stored_room, index->stored_count + 1, sizeof(struct stored));
     if (index->no_memory)
         return false;
-    index->stored[index->stored_count++] = (struct stored){.name = *name, .bytes = bytes};
+    index->stored[index->stored_count++] =
+        (struct stored){.name = *name, .in_trash = index->listing_trash, .bytes = bytes};
     return true;
+}
+
+static int compare_stored(const void *a, const void *b)
+{
+    const struct stored *x = a, *y = b;
+    int order = vb_id_compare(&x->name, &y->name);
+
+    return order ? order : (int)x->in_trash - (int)y->in_trash;
+}
+
+/* A pack that is moved meanwhile, either way, is seen in at least one of the places. */
+static int list_packs(struct vb_repo *repo, struct vb_index *index)
+{
+    static const bool trash[] = {true, false, true};
+    size_t kept = 0;
+    int result = 0;
+
+    for (unsigned i = 0; i < sizeof(trash) / sizeof(trash[0]) && result == 0; i++) {
+        index->listing_trash = trash[i];
+        result = repo->store->ops->list(repo->store, VB_PACKS, trash[i], note_pack, index);
+        if (result == 0 && index->no_memory)
+            result = -ENOMEM;
+    }
+    if (result || index->stored_count == 0)
+        return result;
+    qsort(index->stored, index->stored_count, sizeof(*index->stored), compare_stored);
+    for (size_t i = 0; i < index->stored_count; i++) {
+        if (i == 0 || !vb_id_equal(&index->stored[i].name, &index->stored[kept - 1].name))
+            index->stored[kept++] = index->stored[i];
+    }
+    index->stored_count = kept;
+    return 0;
 }
 
 /* Takes the pack over, also on failure. */
@@ -223,41 +262,93 @@ static int add_pack(struct vb_index *index, struct vb_pack *pack, bool trusted)
         };
     free(pack->entries);
     pack->entries = NULL;
+    pack->in_trash = stored && stored->in_trash;
     index->packs[index->pack_count] = *pack;
     index->pack_stored[index->pack_count++] = stored ? stored->bytes : 0;
+    return 0;
+}
+
+/* Who a pack's records come from. What a revoked key says of others does not count. */
+static int set_origins(const struct vb_repo *repo, const struct vb_id *signer,
+                       struct vb_pack *packs, size_t count)
+{
+    const struct vb_writer *writer = vb_repo_writer(repo, signer);
+    bool revoked = vb_repo_revocation(repo, signer) != NULL;
+
+    for (size_t i = 0; i < count; i++) {
+        struct vb_id *origin = &packs[i].origin;
+
+        if (!vb_id_is_zero(origin) && !vb_id_equal(origin, signer) &&
+            (!writer || writer->role == VB_ROLE_PUT))
+            return VDISK_E_NOT_AUTHENTIC;
+        if (revoked || vb_id_is_zero(origin))
+            *origin = *signer;
+    }
+    return 0;
+}
+
+static int read_packs(struct vb_repo *repo, enum vb_place place, const struct vb_object *object,
+                      struct vb_pack **packs, size_t *count)
+{
+    struct vb_segment_keys keys;
+    uint8_t *payload;
+    size_t length;
+    int result;
+
+    if (!vb_repo_may_sign(repo, &object->signer, VB_OBJECT_INDEX, &object->name))
+        return VDISK_E_NOT_AUTHENTIC;
+    if (object->header.detail != (place == VB_INDEX_DATA ? 1 : 2))
+        return VDISK_E_MALFORMED;
+    vb_repo_segment_keys(repo, &keys);
+    result =
+        vb_body_open(&keys, VB_RECORD_INDEX, object->body, object->body_bytes, &payload, &length);
+    if (result)
+        return result;
+    result = vb_index_decode(payload, length, packs, count);
+    free(payload);
+    return result;
+}
+
+int vb_index_read(struct vb_repo *repo, enum vb_place place, const struct vb_id *name,
+                  struct vb_id *signer, struct vb_pack **packs, size_t *count)
+{
+    struct vb_object object;
+    struct vb_pack *read;
+    size_t read_count;
+    int result =
+        vb_object_get(repo->store, place, name, repo->config.repo_id, VB_OBJECT_INDEX, &object);
+
+    if (result)
+        return result;
+    *signer = object.signer;
+    result = read_packs(repo, place, &object, &read, &read_count);
+    vb_object_release(&object);
+    if (result)
+        return result;
+    result = set_origins(repo, signer, read, read_count);
+    if (result) {
+        for (size_t i = 0; i < read_count; i++)
+            vb_pack_release(&read[i]);
+        free(read);
+        return result;
+    }
+    *packs = read;
+    *count = read_count;
     return 0;
 }
 
 static int load_object(struct vb_repo *repo, enum vb_place place, const struct vb_id *name,
                        struct vb_index *index)
 {
-    struct vb_segment_keys keys;
-    struct vb_object object;
     struct vb_pack *packs = NULL;
-    uint8_t *payload = NULL;
-    size_t length, count = 0;
-    bool trusted;
-    int result =
-        vb_object_get(repo->store, place, name, repo->config.repo_id, VB_OBJECT_INDEX, &object);
+    struct vb_id signer = {0};
+    size_t count = 0;
+    int result = vb_index_read(repo, place, name, &signer, &packs, &count);
+    bool trusted = vb_repo_trusts(repo, &signer);
 
-    if (result)
-        return result;
-    vb_repo_segment_keys(repo, &keys);
-    trusted = vb_repo_trusts(repo, &object.signer);
-    if (!vb_repo_may_sign(repo, &object.signer, VB_OBJECT_INDEX, name))
-        result = VDISK_E_NOT_AUTHENTIC;
-    else if (object.header.detail != (place == VB_INDEX_DATA ? 1 : 2))
-        result = VDISK_E_MALFORMED;
-    if (result == 0)
-        result =
-            vb_body_open(&keys, VB_RECORD_INDEX, object.body, object.body_bytes, &payload, &length);
-    vb_object_release(&object);
-    if (result == 0)
-        result = vb_index_decode(payload, length, &packs, &count);
-    free(payload);
     for (size_t i = 0; i < count; i++) {
         if (result == 0)
-            result = add_pack(index, &packs[i], trusted);
+            result = add_pack(index, &packs[i], trusted && vb_repo_trusts(repo, &packs[i].origin));
         else
             vb_pack_release(&packs[i]);
     }
@@ -272,10 +363,16 @@ static int compare_entries(const struct vb_entry *a, const struct vb_entry *b)
 
 static int compare_rows(const void *a, const void *b, void *opaque)
 {
-    const struct row *rows = opaque;
+    const struct vb_index *index = opaque;
     const uint32_t *x = a, *y = b;
-    int order = compare_entries(&rows[*x].entry, &rows[*y].entry);
+    const struct row *row_x = &index->rows[*x], *row_y = &index->rows[*y];
+    const struct vb_pack *pack_x = &index->packs[row_x->pack], *pack_y = &index->packs[row_y->pack];
+    int order = compare_entries(&row_x->entry, &row_y->entry);
 
+    if (order == 0)
+        order = (int)pack_x->in_trash - (int)pack_y->in_trash;
+    if (order == 0)
+        order = vb_id_compare(&pack_x->name, &pack_y->name);
     return order ? order : *x < *y ? -1 : *x > *y;
 }
 
@@ -286,48 +383,63 @@ static int sort(struct vb_index *index)
         return -ENOMEM;
     for (size_t i = 0; i < index->row_count; i++)
         index->order[i] = (uint32_t)i;
-    qsort_r(index->order, index->row_count, sizeof(*index->order), compare_rows, index->rows);
+    qsort_r(index->order, index->row_count, sizeof(*index->order), compare_rows, index);
     free(index->stored);
     index->stored = NULL;
     return 0;
 }
 
-int vb_index_load(struct vb_repo *repo, enum vb_place place, vb_index_bad *bad, void *opaque,
-                  struct vb_index **out)
+/* -EAGAIN: an index object has gone or come meanwhile. */
+static int load_once(struct vb_repo *repo, enum vb_place place, vb_index_bad *bad, void *opaque,
+                     struct vb_index *index)
 {
-    struct vb_store *store = repo->store;
-    struct vb_index *index = calloc(1, sizeof(*index));
-    struct vb_id *names = NULL;
-    size_t count = 0;
-    int result;
-
-    if (!index)
-        return -ENOMEM;
+    struct vb_id *names = NULL, *after = NULL;
+    size_t count = 0, after_count = 0;
     /* Index objects first: a pack comes before the index that names it. */
-    result = vb_store_names(store, place, false, &names, &count);
+    int result = vb_store_names(repo->store, place, false, &names, &count);
+
     if (result == 0)
-        result = store->ops->list(store, VB_PACKS, false, note_pack, index);
-    if (result == 0 && index->no_memory)
-        result = -ENOMEM;
-    if (result == 0 && index->stored_count)
-        qsort(index->stored, index->stored_count, sizeof(*index->stored), vb_id_compare);
+        result = list_packs(repo, index);
     for (size_t i = 0; i < count && result == 0; i++) {
         int wrong = load_object(repo, place, &names[i], index);
 
         if (wrong == -ENOMEM)
             result = wrong;
+        else if (wrong == -ENOENT)
+            result = -EAGAIN;
         else if (wrong && bad)
             bad(opaque, place, &names[i], wrong);
     }
-    free(names);
     if (result == 0)
-        result = sort(index);
-    if (result) {
-        vb_index_free(index);
-        return result;
+        result = vb_store_names(repo->store, place, false, &after, &after_count);
+    if (result == 0 &&
+        (count != after_count || (count && memcmp(names, after, count * sizeof(*names)) != 0)))
+        result = -EAGAIN;
+    free(names);
+    free(after);
+    return result;
+}
+
+int vb_index_load(struct vb_repo *repo, enum vb_place place, vb_index_bad *bad, void *opaque,
+                  struct vb_index **out)
+{
+    int result = -EAGAIN;
+
+    /* Packs written anew, and index objects merged, are there before the old ones go. */
+    for (unsigned i = 0; i < LOAD_TRIES && result == -EAGAIN; i++) {
+        struct vb_index *index = calloc(1, sizeof(*index));
+
+        if (!index)
+            return -ENOMEM;
+        result = load_once(repo, place, bad, opaque, index);
+        if (result == 0 || (result == -EAGAIN && i + 1 == LOAD_TRIES))
+            result = sort(index);
+        if (result == 0)
+            *out = index;
+        else
+            vb_index_free(index);
     }
-    *out = index;
-    return 0;
+    return result;
 }
 
 void vb_index_free(struct vb_index *index)
@@ -405,7 +517,7 @@ bool vb_index_find_trusted(const struct vb_index *index, enum vb_record_kind kin
 {
     for (size_t at = lower(index, kind, id); is_it(index, at, kind, id); at++) {
         vb_index_entry(index, index->order[at], found);
-        if (found->trusted)
+        if (found->trusted && !found->pack->in_trash)
             return true;
     }
     return false;
@@ -443,6 +555,20 @@ size_t vb_index_number(const struct vb_index *index, const struct vb_found *foun
 size_t vb_index_pack_first(const struct vb_index *index, size_t which)
 {
     return index->pack_first[which];
+}
+
+size_t vb_index_fitting(const struct vb_pack *packs, size_t count)
+{
+    size_t fits = 0, bytes = 0, entries = 0;
+
+    while (fits < count) {
+        bytes += encoded_bytes(&packs[fits]);
+        entries += packs[fits].entry_count;
+        if (fits && (entries > VB_INDEX_ENTRIES_MAX || bytes > OBJECT_TARGET))
+            break;
+        fits++;
+    }
+    return fits;
 }
 
 /* --- putting ------------------------------------------------------------------------------ */

@@ -46,14 +46,15 @@ struct vb_store_ops {
                 void *opaque);
     int (*length)(struct vb_store *store, enum vb_place place, const struct vb_id *name,
                   uint64_t *bytes);
-    /* Exactly so many bytes; -ENODATA where the object ends before. */
+    /* Exactly so many bytes; -ENODATA where the object ends before. A pack or index object that is
+     * in the trash is read from there. */
     int (*get)(struct vb_store *store, enum vb_place place, const struct vb_id *name,
                uint64_t offset, void *data, size_t bytes);
     /* A whole object, which must not count before the next sync(): until then it may be invisible,
      * afterwards it is there and durable. One that is there already stays as it is. */
     int (*put)(struct vb_store *store, enum vb_place place, const struct vb_id *name,
                const void *data, size_t bytes);
-    /* All puts that have returned before are durable. */
+    /* All puts and moves that have returned before are durable. */
     int (*sync)(struct vb_store *store);
     /* A lease: there at once, in the place of an older one. */
     int (*replace)(struct vb_store *store, enum vb_place place, const struct vb_id *name,
@@ -67,6 +68,8 @@ struct vb_store_ops {
     /* Seconds since 1970 when it was put, or put into the trash. */
     int (*when)(struct vb_store *store, enum vb_place place, const struct vb_id *name, bool trash,
                 int64_t *seconds);
+    /* What was begun before then, in seconds since 1970, and never got its name, goes. */
+    int (*tidy)(struct vb_store *store, int64_t before);
     void (*close)(struct vb_store *store);
 };
 

@@ -28,6 +28,11 @@
 #define EARLY_BYTES  (1u << 20) /* of such objects the disk begins at once */
 #define PACK_FOLDERS 256u
 
+/* What has changed, to be synced once. */
+struct folders {
+    bool place[VB_PLACES], trash, pack[PACK_FOLDERS];
+};
+
 struct pending {
     enum vb_place place;
     struct vb_id name;
@@ -42,6 +47,7 @@ struct dir_store {
     pthread_mutex_t sync_mutex;
     struct pending pending[PENDING_MAX];
     unsigned pending_count;
+    struct folders moved; /* under the mutex */
 };
 
 /* --- names -------------------------------------------------------------------------------- */
@@ -173,6 +179,8 @@ static int dir_get(struct vb_store *store, enum vb_place place, const struct vb_
     uint8_t *to = data;
     int result = 0, fd = open_object(store, place, name, false);
 
+    if (fd == -ENOENT && (place == VB_PACKS || place == VB_INDEX_DATA || place == VB_INDEX_TREE))
+        fd = open_object(store, place, name, true);
     if (fd < 0)
         return fd;
     while (bytes > 0 && result == 0) {
@@ -277,11 +285,6 @@ static int sync_folder(struct dir_store *dir, const char *path)
     return result;
 }
 
-/* What has changed, to be synced once. */
-struct folders {
-    bool place[VB_PLACES], pack[PACK_FOLDERS];
-};
-
 static int sync_folders(struct dir_store *dir, const struct folders *folders)
 {
     char path[PATH_BYTES];
@@ -296,6 +299,8 @@ static int sync_folders(struct dir_store *dir, const struct folders *folders)
         if (folders->place[i])
             result = sync_folder(dir, i == VB_CONFIG ? "." : vb_place_name((enum vb_place)i));
     }
+    if (folders->trash && result == 0)
+        result = sync_folder(dir, "trash");
     return result;
 }
 
@@ -323,7 +328,7 @@ static int dir_sync(struct vb_store *store)
 {
     struct dir_store *dir = of(store);
     struct pending *list = malloc(sizeof(dir->pending));
-    struct folders folders = {0};
+    struct folders folders;
     unsigned count;
     int result = 0;
 
@@ -334,6 +339,8 @@ static int dir_sync(struct vb_store *store)
     count = dir->pending_count;
     memcpy(list, dir->pending, count * sizeof(*list));
     dir->pending_count = 0;
+    folders = dir->moved;
+    memset(&dir->moved, 0, sizeof(dir->moved));
     pthread_mutex_unlock(&dir->mutex);
     for (unsigned i = 0; i < count; i++) {
         int this_result = publish(dir, &list[i], &folders);
@@ -397,11 +404,22 @@ static int move(struct vb_store *store, enum vb_place place, const struct vb_id 
     struct dir_store *dir = of(store);
     char usual[PATH_BYTES], trash[PATH_BYTES];
     bool new_folder = false;
+    int result;
 
     object_path(usual, place, name, false);
     object_path(trash, place, name, true);
-    return out ? give_name(dir, usual, trash, &new_folder)
-               : give_name(dir, trash, usual, &new_folder);
+    result =
+        out ? give_name(dir, usual, trash, &new_folder) : give_name(dir, trash, usual, &new_folder);
+    if (result)
+        return result;
+    pthread_mutex_lock(&dir->mutex);
+    dir->moved.trash = true;
+    if (place == VB_PACKS)
+        dir->moved.pack[name->b[0]] = true;
+    if (place != VB_PACKS || new_folder)
+        dir->moved.place[place] = true;
+    pthread_mutex_unlock(&dir->mutex);
+    return 0;
 }
 
 static int dir_trash(struct vb_store *store, enum vb_place place, const struct vb_id *name)
@@ -421,6 +439,31 @@ static int dir_remove(struct vb_store *store, enum vb_place place, const struct 
 
     object_path(path, place, name, trash);
     return unlinkat(of(store)->root, path, 0) < 0 ? -errno : 0;
+}
+
+static int dir_tidy(struct vb_store *store, int64_t before)
+{
+    int fd = openat(of(store)->root, "tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *folder = fd < 0 ? NULL : fdopendir(fd);
+    const struct dirent *entry;
+
+    if (!folder) {
+        int result = -errno;
+
+        if (fd >= 0)
+            close(fd);
+        return result;
+    }
+    // cppcheck-suppress readdirCalled ; one stream, one thread
+    while ((entry = readdir(folder))) {
+        struct stat status;
+
+        if (fstatat(dirfd(folder), entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0 &&
+            S_ISREG(status.st_mode) && status.st_mtime < before)
+            unlinkat(dirfd(folder), entry->d_name, 0);
+    }
+    closedir(folder);
+    return 0;
 }
 
 /* --- opening, closing --------------------------------------------------------------------- */
@@ -450,6 +493,7 @@ static const struct vb_store_ops ops = {
     .untrash = dir_untrash,
     .remove = dir_remove,
     .when = dir_when,
+    .tidy = dir_tidy,
     .close = dir_close,
 };
 

@@ -20,6 +20,9 @@ struct kit_object {
     size_t length;
     bool is_pending; /* put, not synced */
     bool in_trash, is_gone;
+    bool is_moved;  /* since the last sync: a crash may undo it */
+    bool was_trash; /* before that */
+    int64_t when;   /* when it was put, or into the trash */
 };
 
 struct kit_store {
@@ -30,6 +33,11 @@ struct kit_store {
     bool fail_once;      /* only that one fails */
     int fail_with;
     uint64_t get_bytes, gets;
+    int64_t now; /* its clock, in seconds; each change takes one */
+    /* Called before each change, without the mutex; not from within itself. */
+    void (*step)(void *opaque);
+    void *step_opaque;
+    bool in_step;
     struct sim_rng rng;
     void *mutex;
 };

@@ -34,10 +34,21 @@ static struct kit_object *find(struct kit_store *kit, enum vb_place place, const
     return NULL;
 }
 
+/* Lets others have a turn; takes the mutex. */
+static void begin(struct kit_store *kit)
+{
+    if (kit->step && !__atomic_exchange_n(&kit->in_step, true, __ATOMIC_ACQ_REL)) {
+        kit->step(kit->step_opaque);
+        __atomic_store_n(&kit->in_step, false, __ATOMIC_RELEASE);
+    }
+    pthread_mutex_lock(kit->mutex);
+}
+
 /* Counts a change; whether it fails. With the mutex. */
 static int change(struct kit_store *kit)
 {
     kit->operations++;
+    kit->now++;
     if (kit->fail_at &&
         (kit->fail_once ? kit->operations == kit->fail_at : kit->operations >= kit->fail_at))
         return kit->fail_with;
@@ -55,7 +66,7 @@ static void add(struct kit_store *kit, enum vb_place place, const struct vb_id *
     struct kit_object *object = &kit->object[kit->count++];
 
     *object = (struct kit_object){
-        .place = place, .name = *name, .length = bytes, .is_pending = is_pending};
+        .place = place, .name = *name, .length = bytes, .is_pending = is_pending, .when = kit->now};
     object->bytes = malloc(bytes ? bytes : 1);
     assert_non_null(object->bytes);
     memcpy(object->bytes, data, bytes);
@@ -103,6 +114,8 @@ static int kit_get(struct vb_store *store, enum vb_place place, const struct vb_
 
     pthread_mutex_lock(kit->mutex);
     const struct kit_object *object = find(kit, place, name, false);
+    if (!object && (place == VB_PACKS || place == VB_INDEX_DATA || place == VB_INDEX_TREE))
+        object = find(kit, place, name, true);
     if (!object)
         result = -ENOENT;
     else if (offset > object->length || object->length - offset < bytes)
@@ -120,7 +133,7 @@ static int kit_put(struct vb_store *store, enum vb_place place, const struct vb_
 {
     struct kit_store *kit = of(store);
 
-    pthread_mutex_lock(kit->mutex);
+    begin(kit);
     int result = change(kit);
     if (result == 0)
         add(kit, place, name, data, bytes, true);
@@ -139,11 +152,12 @@ static int kit_sync(struct vb_store *store)
 {
     struct kit_store *kit = of(store);
 
-    pthread_mutex_lock(kit->mutex);
+    begin(kit);
     int result = change(kit);
     for (size_t i = 0; i < kit->count && result == 0; i++) {
         if (kit->object[i].is_pending && !kit->object[i].is_gone)
             publish(kit, &kit->object[i]);
+        kit->object[i].is_moved = false;
     }
     pthread_mutex_unlock(kit->mutex);
     return result;
@@ -154,7 +168,7 @@ static int kit_replace(struct vb_store *store, enum vb_place place, const struct
 {
     struct kit_store *kit = of(store);
 
-    pthread_mutex_lock(kit->mutex);
+    begin(kit);
     int result = change(kit);
     if (result == 0) {
         struct kit_object *old = find(kit, place, name, false);
@@ -172,14 +186,19 @@ static int with(struct vb_store *store, enum vb_place place, const struct vb_id 
 {
     struct kit_store *kit = of(store);
 
-    pthread_mutex_lock(kit->mutex);
+    begin(kit);
     int result = change(kit);
     struct kit_object *object = find(kit, place, name, trash);
     if (result == 0 && !object)
         result = -ENOENT;
     if (result == 0) {
-        object->is_gone = is_gone;
+        if (!object->is_moved) {
+            object->is_moved = true;
+            object->was_trash = object->in_trash;
+        }
+        object->is_gone = is_gone || (in_trash != trash && find(kit, place, name, in_trash));
         object->in_trash = in_trash;
+        object->when = in_trash ? kit->now : object->when;
     }
     pthread_mutex_unlock(kit->mutex);
     return result;
@@ -207,10 +226,17 @@ static int kit_when(struct vb_store *store, enum vb_place place, const struct vb
     struct kit_store *kit = of(store);
 
     pthread_mutex_lock(kit->mutex);
-    bool exists = find(kit, place, name, trash);
+    const struct kit_object *object = find(kit, place, name, trash);
+    if (object)
+        *seconds = object->when;
     pthread_mutex_unlock(kit->mutex);
-    *seconds = 0;
-    return exists ? 0 : -ENOENT;
+    return object ? 0 : -ENOENT;
+}
+
+static int kit_tidy(struct vb_store *store, int64_t before)
+{
+    (void)store, (void)before;
+    return 0;
 }
 
 static void kit_close(struct vb_store *store)
@@ -231,6 +257,7 @@ struct vb_store *kit_store_handle(struct kit_store *kit)
         .untrash = kit_untrash,
         .remove = kit_remove,
         .when = kit_when,
+        .tidy = kit_tidy,
         .close = kit_close,
     };
     struct handle *handle = calloc(1, sizeof(*handle));
@@ -251,6 +278,7 @@ struct kit_store *kit_store_new(uint64_t seed)
     pthread_mutex_init(kit->mutex, NULL);
     sim_rng_seed(&kit->rng, seed);
     kit->fail_with = -EIO;
+    kit->now = 1000000;
     return kit;
 }
 
@@ -274,7 +302,9 @@ struct kit_store *kit_store_copy(const struct kit_store *kit)
             continue;
         add(copy, object->place, &object->name, object->bytes, object->length, false);
         copy->object[copy->count - 1].in_trash = object->in_trash;
+        copy->object[copy->count - 1].when = object->when;
     }
+    copy->now = kit->now;
     return copy;
 }
 
@@ -282,7 +312,16 @@ void kit_store_crash(struct kit_store *kit)
 {
     kit->fail_at = 0;
     for (size_t i = 0; i < kit->count; i++) {
-        if (!kit->object[i].is_pending)
+        struct kit_object *object = &kit->object[i];
+
+        /* What replaced it may be there, too. */
+        if (object->is_moved && sim_rng_chance(&kit->rng, 1, 2) &&
+            !find(kit, object->place, &object->name, object->was_trash)) {
+            object->is_gone = false;
+            object->in_trash = object->was_trash;
+        }
+        object->is_moved = false;
+        if (!object->is_pending || object->is_gone)
             continue;
         if (sim_rng_chance(&kit->rng, 1, 2))
             publish(kit, &kit->object[i]);

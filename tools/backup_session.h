@@ -55,5 +55,12 @@ int cmd_backup_restore(int argc, char **argv);
 int cmd_backup_verify(int argc, char **argv);
 int cmd_backup_serve(int argc, char **argv);
 int cmd_backup_mount(int argc, char **argv);
+int cmd_backup_prune(int argc, char **argv);
+int cmd_backup_delete(int argc, char **argv);
+int cmd_backup_undelete(int argc, char **argv);
+int cmd_backup_gc(int argc, char **argv);
+int cmd_backup_copy(int argc, char **argv);
+int cmd_backup_diff(int argc, char **argv);
+int cmd_backup_stats(int argc, char **argv);
 
 #endif

@@ -209,6 +209,13 @@ int cmd_backup(int argc, char **argv)
         {"serve", "a backup as a drive at once, filled meanwhile", cmd_backup_serve},
         {"mount", "a backup as files", cmd_backup_mount},
         {"verify", "whether the backups would restore", cmd_backup_verify},
+        {"prune", "remove backups by rules", cmd_backup_prune},
+        {"delete", "remove backups by name", cmd_backup_delete},
+        {"undelete", "bring one back from the trash", cmd_backup_undelete},
+        {"gc", "give back the space of what was removed", cmd_backup_gc},
+        {"copy", "a second repository, or some backups to it", cmd_backup_copy},
+        {"diff", "what changed between two backups", cmd_backup_diff},
+        {"stats", "sizes, deduplication, compression", cmd_backup_stats},
         {NULL, NULL, NULL},
     };
 

@@ -4,6 +4,8 @@
  */
 #include "backup_create.h"
 #include "backup_session.h"
+#include "durations.h"
+#include "freeze.h"
 #include "interrupt.h"
 #include "json.h"
 #include "progress.h"
@@ -18,14 +20,15 @@
 #include <time.h>
 #include <unistd.h>
 
-#define DAY_S UINT64_C(86400)
+#define DAY_S           UINT64_C(86400)
+#define IMMUTABLE_MAX_S (36500 * DAY_S)
 
 struct creation {
     struct backup_options options;
     struct keyopt image_key;
     const char *path, *base, *drive_name;
     struct option_list tags;
-    struct option_size immutable;
+    const char *immutable, *freeze_hook, *thaw_hook;
     bool quiet, json;
     struct backup_session session;
     struct vb_manifest manifest;
@@ -105,8 +108,16 @@ static int describe(struct creation *creation)
     }
     manifest->tag_count = creation->tags.count;
     manifest->consistency = VB_CONSISTENT_CRASH;
-    if (creation->immutable.given)
-        manifest->immutable_until = (uint64_t)time(NULL) + creation->immutable.value * DAY_S;
+    if (!creation->freeze_hook != !creation->thaw_hook)
+        return report_usage("backup create", "--freeze-hook and --thaw-hook go together");
+    if (creation->immutable) {
+        uint64_t seconds;
+
+        if (!durations_parse(creation->immutable, DAY_S, &seconds) || seconds > IMMUTABLE_MAX_S)
+            return report_usage("backup create",
+                                "--immutable is a time such as 30d, at most 100 years");
+        manifest->immutable_until = (uint64_t)time(NULL) + seconds;
+    }
     gethostname(host, sizeof(host) - 1);
     copy_text(manifest->host, sizeof(manifest->host), host);
     return STATUS_DONE;
@@ -132,6 +143,32 @@ static int back_up(struct creation *creation, struct vb_drive *drive)
     return result ? backup_report(creation->path, result, &error) : STATUS_DONE;
 }
 
+/* With the drive at rest, where there are hooks for that. */
+static int open_image(struct creation *creation, const struct vb_image_options *options,
+                      struct vb_image **image, struct vdisk_error *error)
+{
+    struct vdisk_error thaw_error = {0};
+    struct freeze freeze;
+    int result, thawed;
+
+    if (!creation->freeze_hook)
+        return vb_image_open(options, &creation->manifest, image, error);
+    result = freeze_begin(&freeze, creation->freeze_hook, creation->thaw_hook, error);
+    if (result)
+        return result;
+    result = vb_image_open(options, &creation->manifest, image, error);
+    thawed = freeze_end(&freeze, &thaw_error);
+    if (result == 0 && thawed == -ETIMEDOUT) {
+        vb_image_close(*image, false, error);
+        *error = thaw_error;
+        return thawed;
+    }
+    if (thawed)
+        report_note(creation->path, "%s: see to it that it goes on", thaw_error.text);
+    creation->manifest.consistency = VB_CONSISTENT_FILES;
+    return result;
+}
+
 static int from_image(struct creation *creation, const struct vdisk_key *key)
 {
     const struct vb_image_options options = {
@@ -143,7 +180,7 @@ static int from_image(struct creation *creation, const struct vdisk_key *key)
     };
     struct vdisk_error error = {0};
     struct vb_image *image;
-    int status, result = vb_image_open(&options, &creation->manifest, &image, &error);
+    int status, result = open_image(creation, &options, &image, &error);
 
     if (result == VDISK_E_WRONG_KEY && !keyopt_is_given(&creation->image_key, KEYOPT_OPEN_NAMED))
         return report_text(creation->path, result,
@@ -188,8 +225,11 @@ static int from_raw(struct creation *creation)
     struct vdisk_error error = {0};
     struct timespec now;
     struct vb_drive *drive;
-    int status, result = vb_drive_raw_open(creation->path, &drive, &error);
+    int status, result;
 
+    if (creation->freeze_hook)
+        return report_usage("backup create", "hooks are for images, which can have a snapshot");
+    result = vb_drive_raw_open(creation->path, &drive, &error);
     if (result)
         return report(creation->path, result, &error);
     clock_gettime(CLOCK_REALTIME, &now);
@@ -266,8 +306,12 @@ int cmd_backup_create(int argc, char **argv)
         {"tag", OPTION_LIST, &creation->tags, "TAG", "a word for it; may be repeated"},
         {"drive", OPTION_TEXT, &creation->drive_name, "NAME",
          "what the drive is called (the file's name)"},
-        {"immutable", OPTION_NUMBER, &creation->immutable, "DAYS",
-         "so long nothing prunes this backup"},
+        {"immutable", OPTION_TEXT, &creation->immutable, "TIME",
+         "so long nothing removes this backup, such as 30d"},
+        {"freeze-hook", OPTION_TEXT, &creation->freeze_hook, "COMMAND",
+         "run before the snapshot is taken, to bring the guest's files to rest"},
+        {"thaw-hook", OPTION_TEXT, &creation->thaw_hook, "COMMAND",
+         "run behind it, whatever happens"},
         KEYOPT_OPEN_OPTIONS(&creation->image_key, "image-"),
         {"base", OPTION_TEXT, &creation->base, "IMAGE",
          "where the base of this overlay is, if it has moved"},
@@ -290,8 +334,6 @@ int cmd_backup_create(int argc, char **argv)
     };
 
     status = options_parse(&usage, argc, argv, &operands, &count);
-    if (status == OPTIONS_GO_ON && creation->immutable.value > 36500)
-        status = report_usage(usage.command, "--immutable is at most 36500 days");
     if (status == OPTIONS_GO_ON) {
         creation->path = operands[1];
         status = run(creation, operands[0]);
