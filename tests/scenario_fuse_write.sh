@@ -124,6 +124,7 @@ for round in 1 2 3; do
     wait $!
     t "$round: killed, it leaves no mount" until_true 20 gone m
     until_true 20 ended "$server"
+    until_true 20 vdisk info a.vdk >.out 2>.err # the kernel ends its ring, with the lock, a little later
     clean "$round: the image is clean" a.vdk
     t "$round: what was flushed is there" durable
     rm flushed
