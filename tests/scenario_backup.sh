@@ -5,8 +5,9 @@
 . "$VDISK_SRC/tests/lib.sh"
 export XDG_STATE_HOME=$PWD/state
 
-name() { # of the Nth backup, from 0
-    vdisk backup list repo --json | python3 -c "import json,sys; print(json.load(sys.stdin)['backups'][$1]['name'])"
+name_of() { # DRIVE SEQUENCE: of a backup
+    vdisk backup list repo --json | python3 -c 'import json, sys
+print([b["name"] for b in json.load(sys.stdin)["backups"] if (b["drive"], b["sequence"]) == (sys.argv[1], int(sys.argv[2]))][0])' "$@"
 }
 
 # --- first backup, increment, restore ----------------------------------------------------------
@@ -33,7 +34,7 @@ t 'the newest, raw' vdisk backup restore repo latest out.raw
 same 'has the bytes of the drive' out.raw d.model
 [ "$(du -k out.raw | cut -f1)" -lt 8000 ]
 verdict 'and is sparse' $?
-t 'an older one, by the digits of its name' vdisk backup restore repo "$(name 0 | cut -c1-12)" first.raw
+t 'an older one, by the digits of its name' vdisk backup restore repo "$(name_of d.vdk 1 | cut -c1-12)" first.raw
 same 'has the bytes of then' first.raw d.first
 t 'as an image' vdisk backup restore repo latest new.vdk
 holds 'the image has them' new.vdk d.model
@@ -95,7 +96,7 @@ t 'its backups restore all the same' vdisk backup verify repo --data
 rm -rf stolen p.raw
 
 # --- somebody changes the repository ---------------------------------------------------------------
-before=$(name 1)
+before=$(name_of d.vdk 2)
 cp -r repo older
 t 'one more' vdisk backup create repo d.vdk
 mv repo newer && mv older repo
