@@ -488,14 +488,14 @@ static unsigned backup_with(struct care *from, void (*act)(struct beside *beside
 {
     unsigned stale = 0, n;
 
-    for (n = 1;; n += stride() / 5 + 1) { /* it has few */
+    for (n = 1;; n += n > 2 ? stride() / 5 + 1 : 1) { /* it has few; first the lease, then packs */
         struct care trial;
         struct beside beside = {.care = &trial, .act = act};
         int result;
 
         fork_history(from, &trial);
         /* Something new, something old that nobody has any more. */
-        kit_drive_scribble(trial.drive[1], &trial.rng, 3);
+        kit_drive_scribble(trial.drive[1], &trial.rng, 1);
         beside.at = trial.kit->operations + n - 1;
         trial.kit->step_opaque = &beside;
         trial.kit->step = step;
