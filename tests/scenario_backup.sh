@@ -95,7 +95,9 @@ t 'its backups restore all the same' vdisk backup verify repo --data
 rm -rf stolen p.raw
 
 # --- somebody changes the repository ---------------------------------------------------------------
-before=$(name 1)
+# One that another one follows, whatever the drives' ids.
+before=$(vdisk backup list repo --json | python3 -c 'import json,sys
+print([b["name"] for b in json.load(sys.stdin)["backups"] if b["drive"] == "d.vdk" and b["sequence"] == 2][0])')
 cp -r repo older
 t 'one more' vdisk backup create repo d.vdk
 mv repo newer && mv older repo
