@@ -425,7 +425,7 @@ static int copy_packs(struct copying *copying)
     return result ? result : to->ops->sync(to);
 }
 
-/* What a collection there has taken away since; a sync where something came back. */
+/* What a collection there has taken away since, and forgotten in its index. */
 static int look_again(struct copying *copying)
 {
     const struct vb_copy_result before = *copying->result;
@@ -435,8 +435,12 @@ static int look_again(struct copying *copying)
         if (!vb_idset_has(&copying->bad, &copying->packs.list[i].name))
             result = copy_item(copying, VB_PACKS, &copying->packs.list[i], &copying->bad);
     }
+    if (result >= 0)
+        result = copy_items(copying, VB_INDEX_DATA, &copying->index_data);
+    if (result == 0)
+        result = copy_items(copying, VB_INDEX_TREE, &copying->index_tree);
     copying->result->damaged_objects = before.damaged_objects;
-    return result < 0 ? result : copying->to->ops->sync(copying->to);
+    return result ? result : copying->to->ops->sync(copying->to);
 }
 
 /* --- manifests ------------------------------------------------------------------------------- */

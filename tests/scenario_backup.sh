@@ -96,6 +96,7 @@ t 'its backups restore all the same' vdisk backup verify repo --data
 rm -rf stolen p.raw
 
 # --- somebody changes the repository ---------------------------------------------------------------
+# One that another one follows, whatever the drives' ids.
 before=$(name_of d.vdk 2)
 cp -r repo older
 t 'one more' vdisk backup create repo d.vdk

@@ -292,7 +292,8 @@ static void test_put_key_may_not(void **state)
  */
 
 /* Calls `act` with the nth change of the store failing, and all after it, for n = 1, 2, ... */
-static void stop_at_each(struct care *from, int (*act)(struct care *care), unsigned may_be_pruned)
+static void stop_at_each(struct care *from, int (*act)(struct care *care), unsigned may_be_pruned,
+                         unsigned seed)
 {
     unsigned step = may_be_pruned ? 1 : stride(); /* a prune has few */
     int result = -EIO;
@@ -302,7 +303,7 @@ static void stop_at_each(struct care *from, int (*act)(struct care *care), unsig
         struct care trial;
 
         fork_history(from, &trial);
-        sim_rng_seed(&trial.kit->rng, n);
+        sim_rng_seed(&trial.kit->rng, seed + n);
         trial.kit->fail_at = trial.kit->operations + n;
         result = act(&trial);
         kit_store_crash(trial.kit);
@@ -342,8 +343,8 @@ static void test_stopped_collection(void **state)
     (void)state;
     for (unsigned i = 0; i < seeds; i++) {
         make_history(&care, 10 + i);
-        stop_at_each(&care, collect_at_once, 0);
-        stop_at_each(&care, collect_with_grace, 0);
+        stop_at_each(&care, collect_at_once, 0, 1);
+        stop_at_each(&care, collect_with_grace, 0, 1);
         care_end(&care);
     }
 }
@@ -375,7 +376,8 @@ static void test_stopped_prune(void **state)
 
     (void)state;
     make_history(&care, 20);
-    stop_at_each(&care, prune_two, 0xffffffff);
+    for (unsigned seed = 0; seed < 80; seed += 10)
+        stop_at_each(&care, prune_two, 0xffffffff, seed);
     care_end(&care);
 }
 
@@ -410,7 +412,7 @@ static void test_a_pruned_backup_comes_back(void **state)
     assert_int_equal(care_collect(&care, DAY, &result), 0);
     assert_true(result.trashed > 0);
     care.kit->now += CARE_HOUR;
-    stop_at_each(&care, unprune_one, 1u << 3);
+    stop_at_each(&care, unprune_one, 1u << 3, 1);
     assert_int_equal(unprune_one(&care), 0);
     care.backup[3].is_pruned = false;
     check_settled(&care);
@@ -486,14 +488,14 @@ static unsigned backup_with(struct care *from, void (*act)(struct beside *beside
 {
     unsigned stale = 0, n;
 
-    for (n = 1;; n += stride() / 5 + 1) { /* it has few */
+    for (n = 1;; n += n > 2 ? stride() / 5 + 1 : 1) { /* it has few; first the lease, then packs */
         struct care trial;
         struct beside beside = {.care = &trial, .act = act};
         int result;
 
         fork_history(from, &trial);
         /* Something new, something old that nobody has any more. */
-        kit_drive_scribble(trial.drive[1], &trial.rng, 3);
+        kit_drive_scribble(trial.drive[1], &trial.rng, 1);
         beside.at = trial.kit->operations + n - 1;
         trial.kit->step_opaque = &beside;
         trial.kit->step = step;
@@ -530,6 +532,14 @@ static void test_collection_within_a_backup(void **state)
     assert_int_equal(backup_with(&care, prune_and_collect_meanwhile, false), 0);
     assert_true(backup_with(&care, sleep_and_collect_meanwhile, true) > 0);
     assert_true(backup_with(&care, sleep_and_collect_meanwhile, false) > 0);
+    /* What it is made of, only backups had that were removed. */
+    for (unsigned i = 0; i < care.count; i++) {
+        if (!care.backup[i].is_pruned)
+            assert_int_equal(care_prune(&care, i), 0);
+    }
+    care.kit->now += 3 * DAY;
+    assert_int_equal(backup_with(&care, collect_meanwhile, true), 0);
+    assert_true(backup_with(&care, sleep_and_collect_meanwhile, true) > 0);
     care_end(&care);
 }
 
