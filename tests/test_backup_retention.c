@@ -51,16 +51,23 @@ static void test_rules(void **state)
 {
     static const char *const hours[] = {"2026-03-01 10:05", "2026-03-01 10:55", "2026-03-01 11:00",
                                         "2026-03-01 13:59", "2026-03-01 14:00", NULL};
-    static const char *const days[] = {"2026-02-20 23:59", "2026-02-21 00:00", "2026-02-21 23:00",
-                                       "2026-02-25 12:00", "2026-03-01 01:00", "2026-03-01 02:00",
+    static const char *const days[] = {"2026-02-20 23:59",
+                                       "2026-02-21 00:00",
+                                       "2026-02-21 23:00",
+                                       "2026-02-25 12:00",
+                                       "2026-03-01 01:00",
+                                       "2026-03-01 02:00",
                                        NULL};
     /* 2026-12-28 is a Monday: ISO week 53 of 2026 goes on until Sunday, 3 January 2027. */
-    static const char *const weeks[] = {"2026-12-27 12:00", "2026-12-28 12:00", "2026-12-31 12:00",
-                                        "2027-01-01 12:00", "2027-01-03 23:59", "2027-01-04 00:00",
+    static const char *const weeks[] = {"2026-12-27 12:00",
+                                        "2026-12-28 12:00",
+                                        "2026-12-31 12:00",
+                                        "2027-01-01 12:00",
+                                        "2027-01-03 23:59",
+                                        "2027-01-04 00:00",
                                         NULL};
-    static const char *const months[] = {"2025-12-31 23:59", "2026-01-01 00:00",
-                                         "2026-01-31 12:00", "2026-04-01 12:00",
-                                         "2026-04-02 12:00", NULL};
+    static const char *const months[] = {"2025-12-31 23:59", "2026-01-01 00:00", "2026-01-31 12:00",
+                                         "2026-04-01 12:00", "2026-04-02 12:00", NULL};
     static const char *const years[] = {"2019-06-01 12:00", "2019-12-31 23:59", "2022-01-01 00:00",
                                         "2026-05-05 12:00", NULL};
     const struct {
@@ -107,11 +114,19 @@ static void test_rules(void **state)
 /* Who can only make backups makes no good one go. */
 static void test_false_times(void **state)
 {
-    static const char *const future[] = {"2026-03-01 10:00", "2026-03-02 10:00", "2026-03-03 10:00",
-                                         "2027-01-01 10:00", "2028-01-01 10:00", "2029-01-01 10:00",
+    static const char *const future[] = {"2026-03-01 10:00",
+                                         "2026-03-02 10:00",
+                                         "2026-03-03 10:00",
+                                         "2027-01-01 10:00",
+                                         "2028-01-01 10:00",
+                                         "2029-01-01 10:00",
                                          NULL};
-    static const char *const past[] = {"2026-01-10 10:00", "2026-02-10 10:00", "2026-03-10 10:00",
-                                       "2026-01-31 23:59", "2026-02-28 23:59", "2026-03-11 10:00",
+    static const char *const past[] = {"2026-01-10 10:00",
+                                       "2026-02-10 10:00",
+                                       "2026-03-10 10:00",
+                                       "2026-01-31 23:59",
+                                       "2026-02-28 23:59",
+                                       "2026-03-11 10:00",
                                        NULL};
     const struct vb_retention daily = {.daily = 2}, monthly = {.monthly = 3}, last = {.within = 1};
 
@@ -126,9 +141,10 @@ static void test_tags_and_immutable(void **state)
     static const char tags[2][64] = {"release", "monday"};
     static const char *const wanted[] = {"nothing", "monday"};
     const struct vb_retention rules = {.tags = wanted, .tag_count = 2};
-    struct vb_retention_item items[4] = {
-        {.time = 1000}, {.time = 2000, .tags = tags, .tag_count = 2},
-        {.time = 3000, .immutable_until = 10001}, {.time = 4000}};
+    struct vb_retention_item items[4] = {{.time = 1000},
+                                         {.time = 2000, .tags = tags, .tag_count = 2},
+                                         {.time = 3000, .immutable_until = 10001},
+                                         {.time = 4000}};
     struct vb_retention_verdict verdicts[4];
 
     (void)state;
@@ -197,8 +213,10 @@ static void test_durations(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rules),          cmocka_unit_test(test_false_times),
-        cmocka_unit_test(test_tags_and_immutable), cmocka_unit_test(test_local_calendar),
+        cmocka_unit_test(test_rules),
+        cmocka_unit_test(test_false_times),
+        cmocka_unit_test(test_tags_and_immutable),
+        cmocka_unit_test(test_local_calendar),
         cmocka_unit_test(test_durations),
     };
 
