@@ -36,6 +36,21 @@ same 'has the bytes of the drive' out.raw d.model
 verdict 'and is sparse' $?
 t 'an older one, by the digits of its name' vdisk backup restore repo "$(name_of d.vdk 1 | cut -c1-12)" first.raw
 same 'has the bytes of then' first.raw d.first
+if device=$(losetup --show -f first.raw 2>.err); then
+    fill=$(stat -c %s first.raw)
+    head -c "$fill" /dev/zero | tr '\0' 'x' >"$device"
+    t 'to a device' vdisk backup restore repo "$(name_of d.vdk 1)" "$device"
+    head -c "$fill" "$device" | cmp - d.first >.out 2>&1
+    verdict 'has every byte, and zeros where there was something else' $?
+    losetup -d "$device"
+    truncate -s 1M small.raw
+    device=$(losetup --show -f small.raw)
+    fails 1 'the device has' 'one that is too small' vdisk backup restore repo "$(name_of d.vdk 1)" "$device"
+    losetup -d "$device"
+    rm small.raw
+else
+    skip 'to a device' 'there are no loop devices here'
+fi
 t 'as an image' vdisk backup restore repo latest new.vdk
 holds 'the image has them' new.vdk d.model
 clean 'and is sound' new.vdk

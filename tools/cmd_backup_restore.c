@@ -7,21 +7,18 @@
 #include "backup_session.h"
 #include "interrupt.h"
 #include "newimage.h"
+#include "outdevice.h"
 #include "outfile.h"
 #include "progress.h"
 #include "report.h"
 #include "session.h"
 #include "sink.h"
-#include "sizes.h"
 #include "zeros.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/fs.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -113,38 +110,16 @@ static int to_file(struct restoration *restoration)
     return result ? report(restoration->to, result, &error) : STATUS_DONE;
 }
 
-static int to_open_device(struct restoration *restoration, int fd)
+static int to_device(struct restoration *restoration)
 {
     struct raw_target raw = {
         .target = {.any_thread = true, .write = raw_write, .zeros = raw_zeros}};
-    char size_text[SIZES_TEXT_BYTES], room_text[SIZES_TEXT_BYTES];
-    uint64_t size = restoration->backup->manifest.size, room;
-    int status;
+    int fd, status = outdevice_open(restoration->to, restoration->backup->manifest.size, &fd);
 
-    if (ioctl(fd, BLKGETSIZE64, &room) < 0)
-        return report(restoration->to, -errno, NULL);
-    if (room < size)
-        return report_text(restoration->to, -ENOSPC, "the device has %s, the drive %s",
-                           sizes_text(room_text, room), sizes_text(size_text, size));
+    if (status != STATUS_DONE)
+        return status;
     sink_device(&raw.sink, restoration->to, fd);
-    status = restore(restoration, &raw.target);
-    if (status == STATUS_DONE && fsync(fd) < 0)
-        status = report(restoration->to, -errno, NULL);
-    return status;
-}
-
-static int to_device(struct restoration *restoration)
-{
-    /* O_EXCL: not one that is mounted. */
-    int fd = open(restoration->to, O_RDWR | O_EXCL | O_CLOEXEC | O_NOCTTY);
-    int status;
-
-    if (fd < 0)
-        return report(restoration->to, errno == EBUSY ? VDISK_E_IN_USE : -errno, NULL);
-    status = to_open_device(restoration, fd);
-    if (close(fd) < 0 && status == STATUS_DONE)
-        status = report(restoration->to, -errno, NULL);
-    return status;
+    return outdevice_close(restoration->to, fd, restore(restoration, &raw.target));
 }
 
 /* --- an image ----------------------------------------------------------------------------- */

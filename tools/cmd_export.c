@@ -7,17 +7,15 @@
 #include "formats.h"
 #include "interrupt.h"
 #include "nbd_client.h"
+#include "outdevice.h"
 #include "outfile.h"
 #include "qemu.h"
 #include "report.h"
 #include "session.h"
-#include "sizes.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/fs.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -64,37 +62,15 @@ static int to_stream(struct export *export)
 
 /* --- a block device ----------------------------------------------------------------------- */
 
-static int write_device(struct export *export, int fd)
-{
-    uint64_t size = session_size(&export->session), room = 0;
-    char size_text[SIZES_TEXT_BYTES], room_text[SIZES_TEXT_BYTES];
-    struct sink sink;
-    int status;
-
-    if (ioctl(fd, BLKGETSIZE64, &room) < 0)
-        return report(export->to, -errno, NULL);
-    if (room < size)
-        return report_text(export->to, -ENOSPC, "the device has %s, the drive %s",
-                           sizes_text(room_text, room), sizes_text(size_text, size));
-    sink_device(&sink, export->to, fd);
-    status = copy(export, &sink);
-    if (status == STATUS_DONE && fsync(fd) < 0)
-        status = report(export->to, -errno, NULL);
-    return status;
-}
-
 static int to_device(struct export *export)
 {
-    /* O_EXCL: not one that is mounted. */
-    int fd = open(export->to, O_RDWR | O_EXCL | O_CLOEXEC | O_NOCTTY);
-    int status;
+    struct sink sink;
+    int fd, status = outdevice_open(export->to, session_size(&export->session), &fd);
 
-    if (fd < 0)
-        return report(export->to, errno == EBUSY ? VDISK_E_IN_USE : -errno, NULL);
-    status = write_device(export, fd);
-    if (close(fd) < 0 && status == STATUS_DONE)
-        status = report(export->to, -errno, NULL);
-    return status;
+    if (status != STATUS_DONE)
+        return status;
+    sink_device(&sink, export->to, fd);
+    return outdevice_close(export->to, fd, copy(export, &sink));
 }
 
 /* --- a file ------------------------------------------------------------------------------- */
