@@ -7,6 +7,8 @@
 #   BENCH_RUNS  pairs (5)       BENCH_MIB  data in MiB (768)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source-path=SCRIPTDIR source=bench_lib.sh
+. scripts/bench_lib.sh
 export LC_ALL=C
 vdisk=${VDISK:-$PWD/build/bin/vdisk}
 runs=${BENCH_RUNS:-5}
@@ -78,12 +80,10 @@ write_all() { dd if="$dir/data" of="$(file "$1")" bs=1M conv=notrunc,fsync statu
 read_all() { dd if="$(file "$1")" of=/dev/null bs=1M status=none; }
 before_read() { dd if="$(file "$1")" iflag=nocache count=0 status=none; }
 before_write() { cat "$dir/data" >/dev/null; }
-median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 row() { # TITLE read|write
     local i a b
     : >"$dir/a"
     : >"$dir/b"
-    : >"$dir/r"
     for ((i = 0; i < runs; i++)); do
         "before_$2" ours
         a=$(rate "$2_all" ours)
@@ -91,10 +91,9 @@ row() { # TITLE read|write
         b=$(rate "$2_all" theirs)
         echo "$a" >>"$dir/a"
         echo "$b" >>"$dir/b"
-        awk -v a="$a" -v b="$b" 'BEGIN { printf "%.2f\n", a / b }' >>"$dir/r"
     done
     printf '%-44s %7.0f MB/s %7.0f MB/s %8sx\n' "$1" "$(median <"$dir/a")" "$(median <"$dir/b")" \
-        "$(median <"$dir/r")"
+        "$(median_ratio "$dir/a" "$dir/b")"
 }
 
 printf '\n%-44s %12s %12s %9s\n' "a mounted drive, $mib MiB, medians of $runs pairs" vdisk qemu faster

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
-# What the measurements of virtual machines share: times, medians, memory.
+# What measurements share: times, medians, the memory of virtual machines.
 
 now_ms() { echo $((${EPOCHREALTIME/./} / 1000)); }
 # Of a number a line.

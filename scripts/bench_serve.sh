@@ -10,6 +10,8 @@
 #   BENCH_GIB (1), BENCH_ROWS (all; a pattern of rows, as 'NBD 4K*')
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source-path=SCRIPTDIR source=bench_lib.sh
+. scripts/bench_lib.sh
 
 vdisk=${VDISK:-build/bin/vdisk}
 client=$(dirname "$(dirname "$vdisk")")/bench/vhost
@@ -113,7 +115,6 @@ cpu_ticks() { # NAME
     [ -n "${pid[$1]-}" ] || { echo 0; return; }
     sed 's/.*) //' "/proc/${pid[$1]}/stat" | awk '{ print $12 + $13 }'
 }
-median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 median_ratio() { # NAME NAME
     paste "$dir/$1.figures" "$dir/$2.figures" | awk '$2 { printf "%.3f\n", $1 / $2 }' | median
 }
