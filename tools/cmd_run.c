@@ -108,12 +108,11 @@ static void add_export(const struct run *run, unsigned at, int key_fd, const cha
     bool read_only = spec->snapshot[0] || (run->read_only && at == 0);
 
     if (image && snapshot)
-        launch_add(
-            words,
-            "--export=drive%u=%s,key-fd=%d,key-kind=%s%s,snapshots,vhost-user=%s/drive%u%s%s%s%s%s",
-            at, image, key_fd, launch_key_kind(run->held.key.kind), source, run->dir.path, at,
-            spec->snapshot[0] ? ",vhost-snapshot=" : "", snapshot, read_only ? ",read-only" : "",
-            limits ? "," : "", limits ? limits : "");
+        launch_add(words,
+                   "--export=drive%u=%s,key-fd=%d,key-kind=%s%s,vhost-user=%s/drive%u%s%s%s%s%s",
+                   at, image, key_fd, launch_key_kind(run->held.key.kind), source, run->dir.path,
+                   at, spec->snapshot[0] ? ",vhost-snapshot=" : "", snapshot,
+                   read_only ? ",read-only" : "", limits ? "," : "", limits ? limits : "");
     else
         words->failed = true;
     free(image);
