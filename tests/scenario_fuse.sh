@@ -198,6 +198,10 @@ PYTHON
 }
 t 'only what is damaged cannot be read, and the log says what' damage
 t 'it is unmounted all the same' vdisk umount m
+rm damage
+t 'it is mounted to be written' vdisk mount t.vdk m --write --log damage
+t 'then, too, only that cannot be read' damage
+t 'and it is unmounted' vdisk umount m
 
 # ---- without rights ----
 
