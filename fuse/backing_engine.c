@@ -280,10 +280,10 @@ static void post(struct engine *engine, struct order *order)
         post_order(order);
 }
 
-static void begin_piece(void *opaque, unsigned piece, uint64_t offset, void *data, uint64_t length)
+static void begin_piece(void *opaque, unsigned number, uint64_t offset, void *data, uint64_t length)
 {
     struct engine *engine = opaque;
-    struct order *order = &engine->piece[piece];
+    struct order *order = &engine->piece[number];
 
     *order = (struct order){
         .kind = ORDER_REQUEST,

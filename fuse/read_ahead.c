@@ -106,10 +106,11 @@ void read_ahead_over(struct read_ahead *ahead, unsigned number, bool failed)
 
     pthread_mutex_lock(&ahead->mutex);
     piece->under_way = false;
-    if (failed)
+    if (failed) {
         piece->length = 0;
-    if (failed || piece->dropped)
-        drop(piece);
+        piece->dropped = true;
+    }
+    put_away(piece);
     pthread_cond_broadcast(&ahead->over);
     pthread_mutex_unlock(&ahead->mutex);
 }

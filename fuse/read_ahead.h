@@ -20,9 +20,10 @@
 
 struct read_ahead;
 
-/* Begins to read a piece, under the lock: read_ahead_over() is called once, later, by any thread.
+/* Begins to read the piece of that number, under the lock: read_ahead_over() is called once, later,
+ * by any thread.
  */
-typedef void read_ahead_begin(void *opaque, unsigned piece, uint64_t offset, void *data,
+typedef void read_ahead_begin(void *opaque, unsigned number, uint64_t offset, void *data,
                               uint64_t length);
 
 /* Of so many bytes. NULL without memory. */
@@ -30,7 +31,7 @@ struct read_ahead *read_ahead_new(uint64_t size, read_ahead_begin *begin, void *
 /* Waits for what was begun. NULL is allowed. */
 void read_ahead_free(struct read_ahead *ahead);
 
-void read_ahead_over(struct read_ahead *ahead, unsigned piece, bool failed);
+void read_ahead_over(struct read_ahead *ahead, unsigned number, bool failed);
 
 /* How much of a range, from its beginning, there was. Waits for what is under way of it. */
 uint64_t read_ahead_take(struct read_ahead *ahead, uint64_t offset, void *data, uint64_t length);

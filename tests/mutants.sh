@@ -499,12 +499,12 @@ mutant 'a guest goes on with what is not all of it' tools/statefile.c \
 
 mutant 'a change is not forgotten by who reads ahead' fuse/read_ahead.c \
     "$(within read_ahead_change 's/^( *)drop\(piece\);/\1;/')" test_read_ahead
-mutant 'what was dropped is found while it is being read' fuse/read_ahead.c \
+mutant 'what was changed is found while it is read ahead' fuse/read_ahead.c \
     "$(within find 's/!piece->dropped/true/')" test_read_ahead
-mutant 'a piece that is handed out is read into again' fuse/read_ahead.c \
+mutant 'a piece is read ahead into while it is handed out' fuse/read_ahead.c \
     "$(within put_away 's/ \&\& piece->users == 0//')" test_read_ahead
 mutant 'what could not be read ahead is handed out' fuse/read_ahead.c \
-    "$(within read_ahead_over 's/if \(failed/if (0/')" test_read_ahead
+    "$(within read_ahead_over 's/if \(failed\)/if (0)/')" test_read_ahead
 mutant 'who reads ahead does not hear of changes' fuse/backing_engine.c \
     "$(within post 's/op != VDISK_FLUSH\)/0)/')" scenario_fuse_write
 }
