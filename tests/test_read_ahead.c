@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define MIB  ((uint64_t)1 << 20)
 #define SIZE (32 * MIB + 512)
@@ -174,15 +175,33 @@ static void what_was_changed_is_not_handed_out(void **state)
         assert_int_equal(take(offset - MIB, MIB), 0);
 }
 
-static void what_is_changed_while_it_is_read_is_not_handed_out(void **state)
+static atomic_bool taken;
+
+static void *take_there(void *at)
 {
+    uint64_t got = take(*(uint64_t *)at, 512);
+
+    taken = true;
+    return (void *)(uintptr_t)got;
+}
+
+static void what_is_changed_while_it_is_read_is_not_waited_for(void **state)
+{
+    pthread_t other;
     uint64_t at = 0;
+    void *got;
 
     (void)state;
     for (; !drive.begun; at += STEP)
         assert_int_equal(take(at, STEP), 0);
     change(at, 1);
+    taken = false;
+    assert_int_equal(pthread_create(&other, NULL, take_there, &at), 0);
+    for (unsigned i = 0; i < 1000 && !taken; i++)
+        usleep(10000);
     finish_all();
+    pthread_join(other, &got);
+    assert_null(got);
     assert_int_equal(take(at, 512), 0);
 }
 
@@ -335,7 +354,7 @@ int main(void)
         EACH(pieces_of_a_run_that_was_left_are_used_again),
         EACH(nothing_is_read_ahead_of_who_does_not_read_in_order),
         EACH(what_was_changed_is_not_handed_out),
-        EACH(what_is_changed_while_it_is_read_is_not_handed_out),
+        EACH(what_is_changed_while_it_is_read_is_not_waited_for),
         EACH(a_change_beside_it_disturbs_nothing),
         EACH(what_failed_is_left_to_who_asks),
         EACH(threads_get_nothing_old),
