@@ -7,10 +7,13 @@
  * image keeps the order of what overlaps. What looks at more than the bytes (a flush, the map)
  * waits for the writes that were taken before it. A taken write that fails is told by the next
  * flush or settle; until one succeeds again, none is taken before it is done.
+ *
+ * Of the live state nothing is in the page cache, so it is read ahead here (read_ahead.h).
  */
 #include "backing.h"
 
 #include "export.h"
+#include "read_ahead.h"
 #include "report.h"
 #include "task.h"
 
@@ -35,33 +38,12 @@ enum order_kind {
     ORDER_END, /* closes the image and ends the thread */
 };
 
-struct engine {
-    struct backing backing;
-    char *path, *shown;
-    struct vdisk_unlocked *unlocked;
-    struct vdisk_public_info public_info;
-    pthread_t thread;
-    sem_t begun;
-    int result; /* of beginning, and of the end */
-    struct vdisk_error error;
-    atomic_bool failing; /* the last taken write has failed */
-
-    /* The engine's thread. */
-    struct exports *exports;
-    struct export *export;
-    struct export_session **session; /* by state */
-    struct order *flying;            /* taken writes */
-    struct order *waiting;           /* for taken writes */
-    uint64_t numbers;
-    int failure; /* of a taken write, until it is told */
-};
-
-/* On the stack of the thread that waits for it. */
+/* On the stack of the thread that waits for it, or of a piece that is read ahead. */
 struct order {
     struct reactor_message message;
     struct export_request request;
     enum order_kind kind;
-    bool taken;
+    bool taken, is_ahead;
     struct engine *engine;
     struct order *next;
     uint64_t number;
@@ -73,6 +55,29 @@ struct order {
     int result;
     struct vdisk_error error;
     sem_t done;
+};
+
+struct engine {
+    struct backing backing;
+    char *path, *shown;
+    struct vdisk_unlocked *unlocked;
+    struct vdisk_public_info public_info;
+    pthread_t thread;
+    sem_t begun;
+    int result; /* of beginning, and of the end */
+    struct vdisk_error error;
+    atomic_bool failing; /* the last taken write has failed */
+    struct read_ahead *ahead;
+    struct order piece[READ_AHEAD_PIECES];
+
+    /* The engine's thread. */
+    struct exports *exports;
+    struct export *export;
+    struct export_session **session; /* by state */
+    struct order *flying;            /* taken writes */
+    struct order *waiting;           /* for taken writes */
+    uint64_t numbers;
+    int failure; /* of a taken write, until it is told */
 };
 
 struct engine_access {
@@ -138,7 +143,10 @@ static void finish(struct order *order, int result)
         engine->failure = 0;
     }
     order->result = result;
-    sem_post(&order->done);
+    if (order->is_ahead)
+        read_ahead_over(engine->ahead, (unsigned)(order - engine->piece), result != 0);
+    else
+        sem_post(&order->done);
     if (was_taken)
         begin_waiting(engine);
 }
@@ -251,12 +259,39 @@ static void arrive(struct reactor_message *message)
 
 /* ---- orders, by the threads that serve ---- */
 
+static void post_order(void *opaque)
+{
+    struct order *order = opaque;
+
+    order->message.run = arrive;
+    reactor_post(exports_main(order->engine->exports), &order->message);
+}
+
 static void post(struct engine *engine, struct order *order)
 {
+    enum vdisk_request_op op = order->request.request.op;
+
     order->engine = engine;
-    order->message.run = arrive;
     sem_init(&order->done, 0, 0);
-    reactor_post(exports_main(engine->exports), &order->message);
+    if (order->kind == ORDER_REQUEST && op != VDISK_READ && op != VDISK_FLUSH)
+        read_ahead_change(engine->ahead, order->request.request.offset,
+                          order->request.request.length, post_order, order);
+    else
+        post_order(order);
+}
+
+static void begin_piece(void *opaque, unsigned number, uint64_t offset, void *data, uint64_t length)
+{
+    struct engine *engine = opaque;
+    struct order *order = &engine->piece[number];
+
+    *order = (struct order){
+        .kind = ORDER_REQUEST,
+        .is_ahead = true,
+        .engine = engine,
+        .request.request = {.op = VDISK_READ, .offset = offset, .length = length, .data = data},
+    };
+    post_order(order);
 }
 
 static int await(struct order *order)
@@ -281,13 +316,18 @@ static int run(struct access *access, struct order *order)
 static int engine_read(struct access *access, unsigned state, uint64_t offset, void *data,
                        uint64_t length)
 {
+    struct engine *engine = ((struct engine_access *)access)->engine;
+    uint64_t got = state == 0 ? read_ahead_take(engine->ahead, offset, data, length) : 0;
     struct order order = {
         .kind = ORDER_REQUEST,
         .state = state,
-        .request.request = {.op = VDISK_READ, .offset = offset, .length = length, .data = data},
+        .request.request = {.op = VDISK_READ,
+                            .offset = offset + got,
+                            .length = length - got,
+                            .data = (uint8_t *)data + got},
     };
 
-    return run(access, &order);
+    return got < length ? run(access, &order) : 0;
 }
 
 static int engine_map(struct access *access, unsigned state, uint64_t offset, uint64_t length,
@@ -400,7 +440,8 @@ static int open_export(struct engine *engine)
     result = export_call(engine->export, find_states, engine, &engine->error);
     if (result == 0) {
         engine->session = calloc(engine->backing.count, sizeof(struct export_session *));
-        result = engine->session ? attach(engine, 0, &engine->error) : -ENOMEM;
+        engine->ahead = read_ahead_new(engine->backing.state[0].size, begin_piece, engine);
+        result = engine->session && engine->ahead ? attach(engine, 0, &engine->error) : -ENOMEM;
     }
     if (result)
         end(engine);
@@ -437,6 +478,7 @@ static void *run_engine(void *arg)
 
 static void free_engine(struct engine *engine)
 {
+    read_ahead_free(engine->ahead);
     vdisk_unlocked_free(engine->unlocked);
     sem_destroy(&engine->begun);
     free(engine->backing.state);
@@ -451,6 +493,8 @@ static int close_backing(struct backing *backing, struct vdisk_error *error)
     struct order order = {.kind = ORDER_END};
     int result;
 
+    read_ahead_free(engine->ahead);
+    engine->ahead = NULL;
     post(engine, &order);
     pthread_join(engine->thread, NULL); /* the order has ended before it */
     sem_destroy(&order.done);

@@ -126,22 +126,33 @@ static bool take_state(void *opaque, uint64_t offset, uint64_t length, uint32_t 
     return mapping->each(mapping->opaque, offset, length, state & NBD_STATE_ZERO);
 }
 
+static int map_once(struct served_access *access, unsigned state, uint64_t offset,
+                    struct mapping *mapping)
+{
+    struct nbd_client *client;
+    int result = find(access, state, &client);
+
+    if (result == 0 && nbd_client_has_context(client) &&
+        nbd_client_state(client, offset, (uint32_t)(mapping->end - offset), take_state, mapping))
+        result = lose(access, state);
+    return result;
+}
+
 static int served_map(struct access *base, unsigned state, uint64_t offset, uint64_t length,
                       access_range *each, void *opaque, uint64_t *reached)
 {
     struct served_access *access = (struct served_access *)base;
     struct mapping mapping = {.each = each, .opaque = opaque, .reached = offset};
-    struct nbd_client *client;
-    int result = find(access, state, &client);
+    bool was_open = access->client[state] != NULL;
+    int result;
 
-    if (result)
-        return result;
     length = length < MAP_STEP ? length : MAP_STEP;
     mapping.end = offset + length;
-    if (nbd_client_has_context(client))
-        result = nbd_client_state(client, offset, (uint32_t)length, take_state, &mapping);
+    result = map_once(access, state, offset, &mapping);
+    if (result && was_open && mapping.reached == offset) /* the daemon may be another one */
+        result = map_once(access, state, offset, &mapping);
     if (result)
-        return lose(access, state);
+        return result;
     if (mapping.reached == offset) { /* it does not tell: data */
         (void)each(opaque, offset, length, false);
         mapping.reached = mapping.end;

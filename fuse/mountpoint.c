@@ -300,16 +300,13 @@ static void become_keeper(const char *path, int end)
 }
 
 /* Starts it; it reads the end of a pipe, whose other end is open as long as this process lives. */
-static int keep(const char *folder, struct vdisk_error *error)
+static int keep(const char *path, struct vdisk_error *error)
 {
-    char path[PATH_MAX];
-    int ends[2], rc = resolve(folder, path);
+    int ends[2];
     pid_t pid;
 
-    if (rc == 0 && pipe2(ends, O_CLOEXEC))
-        rc = -errno;
-    if (rc)
-        return error_set(error, rc, "%s", vdisk_strerror(rc));
+    if (pipe2(ends, O_CLOEXEC))
+        return error_set(error, -errno, "%s", vdisk_strerror(-errno));
     pid = fork();
     if (pid == 0)
         become_keeper(path, ends[0]);
@@ -344,6 +341,8 @@ static int check_folder(const char *folder, struct vdisk_error *error)
     if (stat(folder, &status)) {
         if (errno == ENOTCONN)
             return dead(error);
+        if (errno == ENOENT)
+            return error_set(error, -ENOENT, "no such file or folder; `mkdir` makes one");
         return error_set(error, -errno, "%s", vdisk_strerror(-errno));
     }
     if (!S_ISDIR(status.st_mode))
@@ -359,18 +358,21 @@ static int check_folder(const char *folder, struct vdisk_error *error)
 int mountpoint_mount(const char *folder, const char *source, bool writable, int *device,
                      struct vdisk_error *error)
 {
-    char options[OPTIONS_BYTES], name[2 * SOURCE_BYTES + 1];
+    char options[OPTIONS_BYTES], name[2 * SOURCE_BYTES + 1], path[PATH_MAX];
     int rc = check_folder(folder, error);
 
     if (rc)
         return rc;
-    rc = keep(folder, error);
+    rc = resolve(folder, path); /* the helper takes no links */
+    if (rc)
+        return error_set(error, rc, "%s", vdisk_strerror(rc));
+    rc = keep(path, error);
     if (rc)
         return rc;
     put_source(name, source);
     (void)snprintf(options, sizeof(options), "%s,nosuid,nodev,noexec,subtype=vdisk,fsname=%s",
                    writable ? "rw" : "ro", name);
-    return run_mount(folder, options, device, error);
+    return run_mount(path, options, device, error);
 }
 
 void mountpoint_read_ahead(const char *folder)

@@ -147,7 +147,7 @@ static void do_setattr(fuse_req_t request, fuse_ino_t inode, struct stat *wanted
 {
     struct server *server = server_of(request);
     struct access *access = server_access();
-    struct tree_view view;
+    struct tree_view view = {.length = 0};
     int rc = access ? 0 : -EIO;
 
     if (contents_has(inode))

@@ -494,6 +494,19 @@ mutant 'a guest goes on with a read-only drive that was changed' tools/restore.c
     "$(within check_root 's/if \(is_hex_of.*/if (info.root_tag[0] || 1)/')" scenario_vm_suspend
 mutant 'a guest goes on with what is not all of it' tools/statefile.c \
     "$(within read_header 's/memcmp\(header, MAGIC, MAGIC_BYTES\) != 0/0/')" scenario_vm_suspend
+
+# --- what is read ahead of a drive that is written ---
+
+mutant 'a change is not forgotten by who reads ahead' fuse/read_ahead.c \
+    "$(within read_ahead_change 's/^( *)drop\(piece\);/\1;/')" test_read_ahead
+mutant 'what was changed is found while it is read ahead' fuse/read_ahead.c \
+    "$(within find 's/!piece->dropped/true/')" test_read_ahead
+mutant 'a piece is read ahead into while it is handed out' fuse/read_ahead.c \
+    "$(within put_away 's/ \&\& piece->users == 0//')" test_read_ahead
+mutant 'what could not be read ahead is handed out' fuse/read_ahead.c \
+    "$(within read_ahead_over 's/if \(failed\)/if (0)/')" test_read_ahead
+mutant 'who reads ahead does not hear of changes' fuse/backing_engine.c \
+    "$(within post 's/op != VDISK_FLUSH\)/0)/')" scenario_fuse_write
 }
 
 # In one piece as well: the shell reads it before it begins.

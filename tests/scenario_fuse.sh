@@ -121,7 +121,12 @@ t 'it is unmounted again' vdisk umount m
 head -c 32 /dev/urandom >other
 fails 4 'wrong key' 'a wrong key' vdisk mount a.vdk m --key-file other
 fails 1 'no such file' 'no image' vdisk mount b.vdk m
-fails 1 'no such file' 'no folder' vdisk mount a.vdk n
+fails 1 'mkdir' 'no folder' vdisk mount a.vdk n
+ln -s m link
+t 'a link to one' vdisk mount a.vdk link
+t 'mounts there' mounted m
+t 'and is unmounted by it' vdisk umount link
+rm link
 fails 1 'no folder' 'a file is no folder' vdisk mount a.vdk key
 fails 1 'no snapshot' 'no such snapshot' vdisk mount a.vdk@friday m
 fails 2 'which nobody may write' 'a snapshot is not written' vdisk mount a.vdk@monday m --write
@@ -193,6 +198,10 @@ PYTHON
 }
 t 'only what is damaged cannot be read, and the log says what' damage
 t 'it is unmounted all the same' vdisk umount m
+rm damage
+t 'it is mounted to be written' vdisk mount t.vdk m --write --log damage
+t 'then, too, only that cannot be read' damage
+t 'and it is unmounted' vdisk umount m
 
 # ---- without rights ----
 

@@ -88,6 +88,11 @@ t 'which is an I/O error then' unreadable
 t 'and a line in the log' grep -q 'event=read-failed' dead
 t 'the daemon comes again' daemon --nbd unix:nbd
 t 'and the mount reads on' cmp --ignore-initial=10M --bytes=8M m/disk a.model
+for _ in {1..5}; do seek_map m/disk; done >before # each thread has a connection
+down 'it ends'
+t 'and comes at once' daemon --nbd unix:nbd
+for _ in {1..5}; do seek_map m/disk; done >after 2>.err
+same 'holes are told as before' before after
 down 'the daemon ends for good'
 t 'it can be unmounted' vdisk umount m
 t 'the image is as it should be' vdisk check a.vdk

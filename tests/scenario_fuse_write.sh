@@ -36,6 +36,43 @@ same 'no byte is beyond it' m/disk disk
 other_size() { ! truncate -s "$1" m/disk 2>/dev/null; }
 t 'it has no other size' other_size 1M
 
+# ---- who reads in order has it read ahead ----
+
+# While it is read through m/disk it is changed ahead of that, through a partition and by fallocate.
+read_in_order() {
+    python3 - <<'PYTHON'
+import ctypes, os
+KIB = 1 << 10
+libc = ctypes.CDLL(None, use_errno=True)
+with open("disk", "rb") as file:
+    drive = bytearray(file.read())
+partition = os.open("m/partitions/2", os.O_RDWR)
+begin = 43008 * 512
+disk = os.open("m/disk", os.O_RDWR)
+at, number = 0, 0
+while at < len(drive):
+    got = os.pread(disk, 256 * KIB, at)
+    assert got and got == drive[at : at + len(got)], at
+    at += len(got)
+    number += 1
+    changed = at + number * 37 % 40 * 64 * KIB + 512
+    if number % 3 == 0 and begin <= changed < begin + (16 << 20):
+        data = os.urandom(3 * KIB)
+        assert os.pwrite(partition, data, changed - begin) == len(data)
+    elif number % 3 == 1 and changed < len(drive) - KIB:
+        data = bytes(KIB)
+        mode = 3 if number % 2 else 0x11  # punch a hole, or zero a range
+        assert libc.fallocate(disk, mode, ctypes.c_long(changed), ctypes.c_long(KIB)) == 0
+    else:
+        continue
+    drive[changed : changed + len(data)] = data
+with open("disk", "wb") as file:
+    file.write(drive)
+PYTHON
+}
+t 'what is changed ahead of who reads is read as it is then' read_in_order
+same 'and once more' m/disk disk
+
 # ---- giving back ----
 
 t 'a range is given back' fallocate --punch-hole --offset 8M --length 8M m/disk
