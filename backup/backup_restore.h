@@ -6,6 +6,7 @@
 #define BACKUP_BACKUP_RESTORE_H
 
 #include "manifest.h"
+#include "ranges.h"
 
 /* Where it goes: takes each range of the drive at most once, in any order, never two at once that
  * overlap. Embed it. */
@@ -16,20 +17,28 @@ struct vb_target {
     /* By the caller's thread; NULL: it reads as zeros already. */
     int (*zeros)(struct vb_target *target, uint64_t offset, uint64_t length,
                  struct vdisk_error *error);
+    /* What is there now, by the caller's thread; NULL: nothing that would be of use. With it only
+     * chunks that differ are fetched, and of them only blocks that differ are written; zeros() is
+     * there, and both are called by the caller's thread alone. VDISK_E_NOT_AUTHENTIC: what is there
+     * is damaged, and all of that piece is written. */
+    int (*read)(struct vb_target *target, uint64_t offset, void *data, size_t length,
+                struct vdisk_error *error);
 };
 
 struct vb_restore_options {
     struct vb_repo *repo;
     const struct vb_backup *backup;
     struct vb_target *target;
-    unsigned threads;         /* 0: one for each processor */
-    vdisk_progress *progress; /* NULL: none */
+    const struct vb_ranges *where; /* elsewhere the target has what it is to have; NULL: nowhere */
+    unsigned threads;              /* 0: one for each processor */
+    vdisk_progress *progress;      /* NULL: none */
     void *opaque;
 };
 
 struct vb_restore_result {
-    uint64_t bytes_data; /* given to write() */
-    uint64_t chunks;
+    uint64_t bytes_data;                    /* fetched and verified */
+    uint64_t chunks;                        /* likewise */
+    uint64_t bytes_compared, bytes_written; /* of a target with read() */
 };
 
 /* -ECANCELED, VDISK_E_WRONG_KEY (the key's role reads no data), VDISK_E_NOT_FOUND,

@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * vdisk backup restore: a backup to a new image, a new raw file, or a block device.
+ * vdisk backup restore: a backup to a new image, a new raw file, or a block device; or over an
+ * image that is there (restore_in_place.c).
  */
 #include "backup_image.h"
-#include "backup_restore.h"
-#include "backup_session.h"
 #include "interrupt.h"
+#include "json.h"
 #include "newimage.h"
 #include "outdevice.h"
 #include "outfile.h"
 #include "progress.h"
 #include "report.h"
+#include "restoration.h"
 #include "session.h"
 #include "sink.h"
+#include "sizes.h"
 #include "zeros.h"
 
 #include <errno.h>
@@ -22,37 +24,33 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define SECTOR_BYTES UINT64_C(512)
-
-struct restoration {
-    struct backup_options options;
-    struct keyopt image_key;
-    const char *drive, *to;
-    bool quiet;
-    struct backup_session session;
-    const struct vb_backup *backup;
-};
-
-/* The verified bytes to a target. An exit status, reported. */
-static int restore(struct restoration *restoration, struct vb_target *target)
+int restoration_run(struct restoration *restoration, struct vb_target *target,
+                    const struct vb_ranges *where, struct vdisk_error *error)
 {
     struct progress progress;
-    struct vdisk_error error = {0};
     const struct vb_restore_options options = {
         .repo = restoration->session.repo,
         .backup = restoration->backup,
         .target = target,
+        .where = where,
         .progress = progress_callback,
         .opaque = &progress,
     };
-    struct vb_restore_result done;
     int result;
 
-    progress_begin(&progress, "restore", restoration->quiet);
-    result = vb_restore(&options, &done, &error);
+    progress_begin(&progress, "restore", restoration->quiet || restoration->json);
+    result = vb_restore(&options, &restoration->result, error);
     progress_clear(&progress);
     if (result == 0 && interrupt_pending())
-        result = -ECANCELED;
+        result = error_set(error, -ECANCELED, "%s", vdisk_strerror(-ECANCELED));
+    return result;
+}
+
+static int restore(struct restoration *restoration, struct vb_target *target)
+{
+    struct vdisk_error error = {0};
+    int result = restoration_run(restoration, target, NULL, &error);
+
     return result ? backup_report(restoration->to, result, &error) : STATUS_DONE;
 }
 
@@ -176,25 +174,72 @@ static int to_image_with(struct restoration *restoration, const struct vdisk_key
     return status;
 }
 
-/* With the repository's KEY, unless another one is named. */
+int restoration_key(struct restoration *restoration, enum keyopt_use use, struct held_key *held,
+                    struct vdisk_key *key)
+{
+    int status = STATUS_DONE;
+
+    *held = (struct held_key){.prompted = false};
+    if (keyopt_is_given(&restoration->image_key, use))
+        status = keyopt_load(&restoration->image_key, use, "backup restore", restoration->to, held);
+    *key = held->key.bytes ? held->key : restoration->session.key.key;
+    return status;
+}
+
 static int to_image(struct restoration *restoration)
 {
-    struct vdisk_key key = restoration->session.key.key;
     uint8_t public_key[VDISK_PUBLIC_KEY_BYTES];
+    struct vdisk_key key;
     struct held_key held;
-    int status;
+    int status = restoration_key(restoration, KEYOPT_ADD, &held, &key);
 
-    if (keyopt_is_given(&restoration->image_key, KEYOPT_ADD)) {
-        status = keyopt_load(&restoration->image_key, KEYOPT_ADD, "backup restore", restoration->to,
-                             &held);
-        if (status != STATUS_DONE)
-            return status;
-        status = to_image_with(restoration, &held.key);
-        keyopt_release(&held);
-        return status;
-    }
     key = backup_image_key(&key, public_key);
-    return to_image_with(restoration, &key);
+    if (status == STATUS_DONE)
+        status = to_image_with(restoration, &key);
+    keyopt_release(&held);
+    return status;
+}
+
+/* --- what came of it
+ * ------------------------------------------------------------------------------ */
+
+static void print_json(const struct restoration *restoration)
+{
+    const struct vb_restore_result *result = &restoration->result;
+    char name[VB_NAME_TEXT_BYTES];
+    struct json json;
+
+    json_begin(&json, stdout);
+    json_open_object(&json, NULL);
+    json_string(&json, "name", vb_id_text(name, &restoration->backup->name));
+    json_string(&json, "drive", restoration->backup->manifest.drive_name);
+    json_number(&json, "size", restoration->backup->manifest.size);
+    json_number(&json, "chunks_fetched", result->chunks);
+    json_number(&json, "fetched_bytes", result->bytes_data);
+    if (restoration->in_place) {
+        json_number(&json, "compared_bytes", result->bytes_compared);
+        json_number(&json, "written_bytes", result->bytes_written);
+        json_string(&json, "since",
+                    restoration->since ? vb_id_text(name, &restoration->since->name) : NULL);
+        json_string(&json, "snapshot", restoration->snapshot);
+    }
+    json_close_object(&json);
+    json_end(&json);
+}
+
+static void print_in_place(const struct restoration *restoration)
+{
+    const struct vb_restore_result *result = &restoration->result;
+    char compared[SIZES_TEXT_BYTES], fetched[SIZES_TEXT_BYTES], written[SIZES_TEXT_BYTES];
+    char name[VB_NAME_TEXT_BYTES];
+
+    printf("restored in place: %s of the image compared, %s fetched, %s written",
+           sizes_text(compared, result->bytes_compared), sizes_text(fetched, result->bytes_data),
+           sizes_text(written, result->bytes_written));
+    if (restoration->since)
+        printf(" (by the snapshot of backup %.16s)", vb_id_text(name, &restoration->since->name));
+    printf("\nwhat was there before is the snapshot %s; delete it when all is well\n",
+           restoration->snapshot);
 }
 
 /* ------------------------------------------------------------------------------------------ */
@@ -216,9 +261,19 @@ static int run(struct restoration *restoration, const char *name)
     if (result)
         return backup_report(restoration->session.path, result, &error);
     interrupt_catch();
+    if (restoration->in_place)
+        return restore_in_place(restoration);
     if (stat(restoration->to, &to) == 0 && S_ISBLK(to.st_mode))
         return to_device(restoration);
     return ends_in(restoration->to, ".vdk") ? to_image(restoration) : to_file(restoration);
+}
+
+static void print_result(const struct restoration *restoration)
+{
+    if (restoration->json)
+        print_json(restoration);
+    else if (restoration->in_place && !restoration->quiet)
+        print_in_place(restoration);
 }
 
 int cmd_backup_restore(int argc, char **argv)
@@ -228,12 +283,23 @@ int cmd_backup_restore(int argc, char **argv)
     const struct option_spec own[] = {
         {"drive", OPTION_TEXT, &restoration.drive, "NAME", "of which drive `latest` is"},
         {"image-key-file", OPTION_TEXT, &restoration.image_key.key_file, "FILE",
-         "the key of the new image (KEY)"},
+         "the key of the image (KEY)"},
         {"image-passphrase-file", OPTION_TEXT, &restoration.image_key.passphrase_file, "FILE",
          "or its passphrase"},
         {"image-recipient", OPTION_TEXT, &restoration.image_key.recipient, "PUBKEY",
-         "or a public key"},
+         "or, of a new one, a public key"},
+        {"image-identity", OPTION_TEXT, &restoration.image_key.identity, "FILE",
+         "or, in place, the secret half of a key pair"},
         KEYOPT_KDF_OPTIONS(&restoration.image_key),
+        {"in-place", OPTION_FLAG, &restoration.in_place, NULL,
+         "DEST is an image: only what differs is fetched and written"},
+        {"other-drive", OPTION_FLAG, &restoration.other_drive, NULL,
+         "in place, though DEST is not the image that was backed up"},
+        {"compare", OPTION_FLAG, &restoration.compare, NULL,
+         "in place: read all of DEST, which finds and mends damage, too"},
+        {"base", OPTION_TEXT, &restoration.base, "IMAGE",
+         "in place: where the base of this overlay is, if it has moved"},
+        OPTION_JSON(&restoration.json),
         OPTION_QUIET(&restoration.quiet),
         BACKUP_OPTIONS(&restoration.options),
         {.kind = OPTION_END},
@@ -245,7 +311,18 @@ int cmd_backup_restore(int argc, char **argv)
             "Restores a backup, named by `latest` or the first digits of its name, to DEST: a\n"
             "new image where that ends in .vdk, else a new raw file, or a block device.\n"
             "Every byte is verified before it is written; if one is not right DEST is\n"
-            "removed.",
+            "removed.\n"
+            "\n"
+            "With --in-place DEST is the image itself, such as it is now, and becomes what it "
+            "was:\n"
+            "size and every byte. Where it has the snapshot of any of its backups in REPO, only\n"
+            "what has changed since is looked at; else all of it is read and compared by hash.\n"
+            "The image is known by its id (`vdisk info`), which a copy of it has, and one made by\n"
+            "a restore does not: that is another drive, for which --other-drive is. What was "
+            "there\n"
+            "before is kept as a snapshot, before-restore-TIME: delete it when all is well. A\n"
+            "restore that fails puts the image back; one that was killed is run again, or undone\n"
+            "with `vdisk snapshot rollback`.",
         .min = 3,
         .max = 3,
         .groups = {own},
@@ -256,11 +333,17 @@ int cmd_backup_restore(int argc, char **argv)
     status = options_parse(&usage, argc, argv, &operands, &count);
     if (status != OPTIONS_GO_ON)
         return status;
+    if (!restoration.in_place &&
+        (restoration.other_drive || restoration.compare || restoration.base))
+        return report_usage(usage.command,
+                            "--other-drive, --compare and --base go with --in-place");
     restoration.to = operands[2];
     status = backup_open(&restoration.session, usage.command, operands[0], &restoration.options);
     if (status != STATUS_DONE)
         return status;
     status = run(&restoration, operands[1]);
+    if (status == STATUS_DONE)
+        print_result(&restoration);
     backup_close(&restoration.session);
     return status;
 }
