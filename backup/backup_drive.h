@@ -73,6 +73,9 @@ int vb_image_close(struct vb_image *image, bool done, struct vdisk_error *error)
 /* --- what an open image still has of its backups ------------------------------------------------
  */
 
+/* The size of an image with a drive of so many bytes: whole sectors. */
+uint64_t vb_image_size(uint64_t drive_bytes);
+
 struct vb_base_wish {
     const struct vb_repo *repo;
     const struct vb_backups *backups;

@@ -436,16 +436,23 @@ static int prepare(struct restoring *restoring)
     return vb_crew_start(restoring->options->threads, &crew_ops, restoring, &restoring->crew);
 }
 
+int vb_restore_allowed(const struct vb_repo *repo, struct vdisk_error *error)
+{
+    if (repo->keys->role == VB_ROLE_READ)
+        return 0;
+    return error_set(error, VDISK_E_WRONG_KEY,
+                     "this key has the role %s and cannot read data: it takes one of role read",
+                     vb_role_name(repo->keys->role));
+}
+
 int vb_restore(const struct vb_restore_options *options, struct vb_restore_result *out,
                struct vdisk_error *error)
 {
     struct restoring *restoring;
-    int result;
+    int result = vb_restore_allowed(options->repo, error);
 
-    if (options->repo->keys->role != VB_ROLE_READ)
-        return error_set(error, VDISK_E_WRONG_KEY,
-                         "this key has the role %s and cannot read data: it takes one of role read",
-                         vb_role_name(options->repo->keys->role));
+    if (result)
+        return result;
     restoring = calloc(1, sizeof(*restoring));
     if (!restoring)
         return error_set(error, -ENOMEM, "%s", vdisk_strerror(-ENOMEM));

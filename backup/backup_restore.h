@@ -41,6 +41,8 @@ struct vb_restore_result {
     uint64_t bytes_compared, bytes_written; /* of a target with read() */
 };
 
+/* Whether the repository was opened by who reads data: 0 or VDISK_E_WRONG_KEY. */
+int vb_restore_allowed(const struct vb_repo *repo, struct vdisk_error *error);
 /* -ECANCELED, VDISK_E_WRONG_KEY (the key's role reads no data), VDISK_E_NOT_FOUND,
  * VDISK_E_NOT_AUTHENTIC, VDISK_E_MALFORMED, errors of the target and the store; then what was
  * written is right, but not all. */

@@ -6,6 +6,13 @@
 
 #include <errno.h>
 
+#define SECTOR_BYTES UINT64_C(512)
+
+uint64_t vb_image_size(uint64_t drive_bytes)
+{
+    return (drive_bytes + SECTOR_BYTES - 1) / SECTOR_BYTES * SECTOR_BYTES;
+}
+
 struct collecting {
     struct vb_ranges *ranges;
     int result;

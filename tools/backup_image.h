@@ -9,8 +9,6 @@
 #include "backup_session.h"
 #include "newimage.h"
 
-/* The size of an image with a drive of so many bytes: whole sectors. */
-uint64_t backup_image_size(uint64_t drive_bytes);
 /* As the image was that was backed up; a raw drive's gets what is usual. `create` has what else is
  * wanted. As newimage_make(). */
 int backup_image_make(struct newimage *image, const char *path, const struct vb_manifest *manifest,

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * vdisk backup restore: a backup to a new image, a new raw file, or a block device; or over an
- * image that is there (restore_in_place.c).
+ * image that is there.
  */
 #include "backup_image.h"
+#include "backup_session.h"
+#include "in_place.h"
 #include "interrupt.h"
 #include "json.h"
 #include "newimage.h"
@@ -11,7 +13,6 @@
 #include "outfile.h"
 #include "progress.h"
 #include "report.h"
-#include "restoration.h"
 #include "session.h"
 #include "sink.h"
 #include "sizes.h"
@@ -24,33 +25,40 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-int restoration_run(struct restoration *restoration, struct vb_target *target,
-                    const struct vb_ranges *where, struct vdisk_error *error)
+struct restoration {
+    struct backup_options options;
+    struct keyopt image_key;
+    const char *drive, *to, *base;
+    bool in_place, other_drive, compare, quiet, json;
+    struct backup_session session;
+    const struct vb_backup *backup;
+    struct vb_in_place_result result; /* of something new: `restored` alone */
+};
+
+static void begin_progress(const struct restoration *restoration, struct progress *progress)
+{
+    progress_begin(progress, "restore", restoration->quiet || restoration->json);
+}
+
+/* The verified bytes to a target. An exit status, reported. */
+static int restore(struct restoration *restoration, struct vb_target *target)
 {
     struct progress progress;
+    struct vdisk_error error = {0};
     const struct vb_restore_options options = {
         .repo = restoration->session.repo,
         .backup = restoration->backup,
         .target = target,
-        .where = where,
         .progress = progress_callback,
         .opaque = &progress,
     };
     int result;
 
-    progress_begin(&progress, "restore", restoration->quiet || restoration->json);
-    result = vb_restore(&options, &restoration->result, error);
+    begin_progress(restoration, &progress);
+    result = vb_restore(&options, &restoration->result.restored, &error);
     progress_clear(&progress);
     if (result == 0 && interrupt_pending())
-        result = error_set(error, -ECANCELED, "%s", vdisk_strerror(-ECANCELED));
-    return result;
-}
-
-static int restore(struct restoration *restoration, struct vb_target *target)
-{
-    struct vdisk_error error = {0};
-    int result = restoration_run(restoration, target, NULL, &error);
-
+        result = -ECANCELED;
     return result ? backup_report(restoration->to, result, &error) : STATUS_DONE;
 }
 
@@ -174,8 +182,10 @@ static int to_image_with(struct restoration *restoration, const struct vdisk_key
     return status;
 }
 
-int restoration_key(struct restoration *restoration, enum keyopt_use use, struct held_key *held,
-                    struct vdisk_key *key)
+/* The key of the image that was named, into `held`, or else the repository's. An exit status,
+ * reported; keyopt_release() is due in any case. */
+static int image_key(const struct restoration *restoration, enum keyopt_use use,
+                     struct held_key *held, struct vdisk_key *key)
 {
     int status = STATUS_DONE;
 
@@ -191,11 +201,72 @@ static int to_image(struct restoration *restoration)
     uint8_t public_key[VDISK_PUBLIC_KEY_BYTES];
     struct vdisk_key key;
     struct held_key held;
-    int status = restoration_key(restoration, KEYOPT_ADD, &held, &key);
+    int status = image_key(restoration, KEYOPT_ADD, &held, &key);
 
     key = backup_image_key(&key, public_key);
     if (status == STATUS_DONE)
         status = to_image_with(restoration, &key);
+    keyopt_release(&held);
+    return status;
+}
+
+/* --- an image that is there
+ * ----------------------------------------------------------------------- */
+
+static int report_in_place(const struct restoration *restoration, int result,
+                           const struct vdisk_error *error)
+{
+    if (result == VDISK_E_WRONG_KEY && restoration->session.repo->keys->role == VB_ROLE_READ &&
+        !keyopt_is_given(&restoration->image_key, KEYOPT_OPEN_NAMED))
+        return report_text(restoration->to, result,
+                           "the repository's key does not open the image; --image-key-file FILE "
+                           "and the like name another one");
+    if (result == -EINVAL)
+        return report_text(restoration->to, result,
+                           "%s; --other-drive restores over it all the same", error->text);
+    return result == VDISK_E_IN_USE ? report(restoration->to, result, error)
+                                    : backup_report(restoration->to, result, error);
+}
+
+static int in_place_with(struct restoration *restoration, const struct vdisk_key *key)
+{
+    struct progress progress;
+    struct vdisk_workers *workers = session_workers();
+    struct vdisk_error error = {0};
+    const struct vb_in_place_options options = {
+        .repo = restoration->session.repo,
+        .backups = &restoration->session.backups,
+        .backup = restoration->backup,
+        .path = restoration->to,
+        .base_path = restoration->base,
+        .key = key,
+        .workers = workers,
+        .other_drive = restoration->other_drive,
+        .compare = restoration->compare,
+        .progress = progress_callback,
+        .opaque = &progress,
+    };
+    int result;
+
+    begin_progress(restoration, &progress);
+    result = vb_restore_in_place(&options, &restoration->result, &error);
+    progress_clear(&progress);
+    session_workers_close(workers);
+    return result ? report_in_place(restoration, result, &error) : STATUS_DONE;
+}
+
+static int in_place(struct restoration *restoration)
+{
+    struct vdisk_key key;
+    struct held_key held;
+    int status;
+
+    if (access(restoration->to, F_OK) < 0)
+        return report_text(restoration->to, -errno,
+                           "there is nothing to restore over; without --in-place it is made anew");
+    status = image_key(restoration, KEYOPT_OPEN_NAMED, &held, &key);
+    if (status == STATUS_DONE)
+        status = in_place_with(restoration, &key);
     keyopt_release(&held);
     return status;
 }
@@ -205,7 +276,7 @@ static int to_image(struct restoration *restoration)
 
 static void print_json(const struct restoration *restoration)
 {
-    const struct vb_restore_result *result = &restoration->result;
+    const struct vb_in_place_result *result = &restoration->result;
     char name[VB_NAME_TEXT_BYTES];
     struct json json;
 
@@ -214,14 +285,13 @@ static void print_json(const struct restoration *restoration)
     json_string(&json, "name", vb_id_text(name, &restoration->backup->name));
     json_string(&json, "drive", restoration->backup->manifest.drive_name);
     json_number(&json, "size", restoration->backup->manifest.size);
-    json_number(&json, "chunks_fetched", result->chunks);
-    json_number(&json, "fetched_bytes", result->bytes_data);
+    json_number(&json, "chunks_fetched", result->restored.chunks);
+    json_number(&json, "fetched_bytes", result->restored.bytes_data);
     if (restoration->in_place) {
-        json_number(&json, "compared_bytes", result->bytes_compared);
-        json_number(&json, "written_bytes", result->bytes_written);
-        json_string(&json, "since",
-                    restoration->since ? vb_id_text(name, &restoration->since->name) : NULL);
-        json_string(&json, "snapshot", restoration->snapshot);
+        json_number(&json, "compared_bytes", result->restored.bytes_compared);
+        json_number(&json, "written_bytes", result->restored.bytes_written);
+        json_string(&json, "since", result->since ? vb_id_text(name, &result->since->name) : NULL);
+        json_string(&json, "snapshot", result->snapshot);
     }
     json_close_object(&json);
     json_end(&json);
@@ -229,17 +299,18 @@ static void print_json(const struct restoration *restoration)
 
 static void print_in_place(const struct restoration *restoration)
 {
-    const struct vb_restore_result *result = &restoration->result;
+    const struct vb_in_place_result *result = &restoration->result;
     char compared[SIZES_TEXT_BYTES], fetched[SIZES_TEXT_BYTES], written[SIZES_TEXT_BYTES];
     char name[VB_NAME_TEXT_BYTES];
 
     printf("restored in place: %s of the image compared, %s fetched, %s written",
-           sizes_text(compared, result->bytes_compared), sizes_text(fetched, result->bytes_data),
-           sizes_text(written, result->bytes_written));
-    if (restoration->since)
-        printf(" (by the snapshot of backup %.16s)", vb_id_text(name, &restoration->since->name));
+           sizes_text(compared, result->restored.bytes_compared),
+           sizes_text(fetched, result->restored.bytes_data),
+           sizes_text(written, result->restored.bytes_written));
+    if (result->since)
+        printf(" (by the snapshot of backup %.16s)", vb_id_text(name, &result->since->name));
     printf("\nwhat was there before is the snapshot %s; delete it when all is well\n",
-           restoration->snapshot);
+           result->snapshot);
 }
 
 /* ------------------------------------------------------------------------------------------ */
@@ -262,7 +333,7 @@ static int run(struct restoration *restoration, const char *name)
         return backup_report(restoration->session.path, result, &error);
     interrupt_catch();
     if (restoration->in_place)
-        return restore_in_place(restoration);
+        return in_place(restoration);
     if (stat(restoration->to, &to) == 0 && S_ISBLK(to.st_mode))
         return to_device(restoration);
     return ends_in(restoration->to, ".vdk") ? to_image(restoration) : to_file(restoration);
