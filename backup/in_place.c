@@ -16,7 +16,8 @@
 #include <string.h>
 #include <time.h>
 
-#define RUNS_MAX 256u
+#define RUNS_MAX    256u
+#define FLUSH_BYTES (UINT64_C(32) << 20) /* so much at most is done again after a kill */
 
 struct run {
     uint64_t offset, length;
@@ -27,6 +28,7 @@ struct present_target {
     struct vdisk_image *image;
     struct run run[RUNS_MAX]; /* data that is to go */
     unsigned runs;
+    uint64_t unflushed; /* bytes */
 };
 
 static int say(struct vdisk_image *image, int result, struct vdisk_error *error)
@@ -51,9 +53,15 @@ static int present_read(struct vb_target *target, uint64_t offset, void *data, s
 static int present_write(struct vb_target *target, uint64_t offset, const void *data, size_t length,
                          struct vdisk_error *error)
 {
-    struct vdisk_image *image = ((struct present_target *)target)->image;
+    struct present_target *to = (struct present_target *)target;
+    int result = vdisk_write(to->image, offset, data, length);
 
-    return say(image, vdisk_write(image, offset, data, length), error);
+    to->unflushed += length;
+    if (result == 0 && to->unflushed >= FLUSH_BYTES) {
+        to->unflushed = 0;
+        result = vdisk_flush(to->image);
+    }
+    return say(to->image, result, error);
 }
 
 static bool take_data(void *opaque, const struct vdisk_extent *extent)
