@@ -6,8 +6,8 @@
 #ifndef BACKUP_BACKUP_DRIVE_H
 #define BACKUP_BACKUP_DRIVE_H
 
+#include "chunk_set.h"
 #include "manifest.h"
-#include "ranges.h"
 
 /* A range of the drive that has to be looked at. */
 struct vb_span {
@@ -89,11 +89,11 @@ int vb_image_base(struct vdisk_image *image, const struct vb_base_wish *wish,
 
 /*
  * The chunks in which the live state of the image may differ from `backup`: what has changed since
- * the snapshot of `base`, and from that backup to this one. Settled; vb_ranges_release() is the
+ * the snapshot of `base`, and from that backup to this one. Settled; vb_chunk_set_release() is the
  * caller's. Errors of vdisk_snapshot_open(), vdisk_diff_part(), vb_tree_diff().
  */
 int vb_image_differences(struct vdisk_image *image, struct vb_repo *repo,
                          const struct vb_backup *base, const struct vb_backup *backup,
-                         struct vb_ranges *ranges, struct vdisk_error *error);
+                         struct vb_chunk_set *chunks, struct vdisk_error *error);
 
 #endif

@@ -272,9 +272,9 @@ static int compare_places(const void *a, const void *b)
 
 static bool is_wanted(const struct restoring *restoring, uint64_t chunk, uint64_t count)
 {
-    const struct vb_ranges *where = restoring->options->where;
+    const struct vb_chunk_set *where = restoring->options->where;
 
-    return !where || vb_ranges_touch(where, chunk, chunk + count);
+    return !where || vb_chunk_set_touch(where, chunk, chunk + count);
 }
 
 static int restore_leaf(void *opaque, uint64_t index, const struct vb_node *leaf)
@@ -325,14 +325,14 @@ static int zero(struct restoring *restoring, uint64_t from, uint64_t to)
 
 static int zero_up_to(struct zeroing *zeroing, uint64_t offset)
 {
-    const struct vb_ranges *where = zeroing->restoring->options->where;
+    const struct vb_chunk_set *where = zeroing->restoring->options->where;
     uint64_t at = zeroing->at;
     int result = 0;
 
     if (!where && offset > at)
         result = zero(zeroing->restoring, at, offset);
     while (where && at < offset && result == 0) {
-        const struct vb_range *range = vb_ranges_from(where, at / VB_CHUNK_BYTES);
+        const struct vb_range *range = vb_chunk_set_from(where, at / VB_CHUNK_BYTES);
         uint64_t from = range ? range->first * VB_CHUNK_BYTES : offset, to;
 
         if (from >= offset)

@@ -5,8 +5,8 @@
 #ifndef BACKUP_BACKUP_RESTORE_H
 #define BACKUP_BACKUP_RESTORE_H
 
+#include "chunk_set.h"
 #include "manifest.h"
-#include "ranges.h"
 
 /* Where it goes: takes each range of the drive at most once, in any order, never two at once that
  * overlap. Embed it. */
@@ -29,9 +29,10 @@ struct vb_restore_options {
     struct vb_repo *repo;
     const struct vb_backup *backup;
     struct vb_target *target;
-    const struct vb_ranges *where; /* elsewhere the target has what it is to have; NULL: nowhere */
-    unsigned threads;              /* 0: one for each processor */
-    vdisk_progress *progress;      /* NULL: none */
+    const struct vb_chunk_set
+        *where;               /* elsewhere the target has what it is to have; NULL: nowhere */
+    unsigned threads;         /* 0: one for each processor */
+    vdisk_progress *progress; /* NULL: none */
     void *opaque;
 };
 

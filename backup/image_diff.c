@@ -14,13 +14,13 @@ uint64_t vb_image_size(uint64_t drive_bytes)
 }
 
 struct collecting {
-    struct vb_ranges *ranges;
+    struct vb_chunk_set *chunks;
     int result;
 };
 
 static bool collect(struct collecting *collecting, uint64_t offset, uint64_t length)
 {
-    collecting->result = vb_ranges_add(collecting->ranges, offset, length);
+    collecting->result = vb_chunk_set_add(collecting->chunks, offset, length);
     return collecting->result == 0;
 }
 
@@ -55,9 +55,9 @@ static int changes_since(struct vdisk_image *image, const char *name, struct col
 
 int vb_image_differences(struct vdisk_image *image, struct vb_repo *repo,
                          const struct vb_backup *base, const struct vb_backup *backup,
-                         struct vb_ranges *ranges, struct vdisk_error *error)
+                         struct vb_chunk_set *chunks, struct vdisk_error *error)
 {
-    struct collecting collecting = {.ranges = ranges};
+    struct collecting collecting = {.chunks = chunks};
     int result = changes_since(image, base->manifest.snapshot_name, &collecting);
 
     if (result) {
@@ -70,6 +70,6 @@ int vb_image_differences(struct vdisk_image *image, struct vb_repo *repo,
     if (collecting.result)
         result = error_set(error, collecting.result, "%s", vdisk_strerror(collecting.result));
     if (result == 0)
-        vb_ranges_settle(ranges);
+        vb_chunk_set_settle(chunks);
     return result;
 }

@@ -146,7 +146,7 @@ static int fit(const struct vb_in_place_options *options, struct vdisk_image *im
  */
 
 static int bring(const struct vb_in_place_options *options, struct vdisk_image *image,
-                 const struct vb_ranges *where, struct vb_restore_result *out,
+                 const struct vb_chunk_set *where, struct vb_restore_result *out,
                  struct vdisk_error *error)
 {
     struct present_target to = {
@@ -171,7 +171,7 @@ static int find_and_bring(const struct vb_in_place_options *options, struct vdis
                                       .backups = options->backups,
                                       .size_max = UINT64_MAX,
                                       .signer = &options->backup->signer};
-    struct vb_ranges where = {.count = 0};
+    struct vb_chunk_set where = {.count = 0};
     int result = fit(options, image);
 
     if (result == 0 && !options->compare)
@@ -183,7 +183,7 @@ static int find_and_bring(const struct vb_in_place_options *options, struct vdis
             vb_image_differences(image, options->repo, out->since, options->backup, &where, error);
     if (result == 0)
         result = bring(options, image, out->since ? &where : NULL, &out->restored, error);
-    vb_ranges_release(&where);
+    vb_chunk_set_release(&where);
     return result;
 }
 

@@ -151,8 +151,33 @@ with open("big.raw", "r+b") as drive:
         drive.seek((n * 10 + n % 7) << 20)
         drive.write(os.urandom(4096))
 PYTHON
+# cost NAME COMMAND...: time and resident memory
+cost() {
+    local kib seconds
+    command time -f '%M %e' -o peak "${@:2}" >/dev/null 2>error || { cat error >&2; exit 1; }
+    read -r kib seconds < <(tail -1 peak)
+    printf '%-34s %9s s %7s MiB\n' "$1" "$seconds" $((kib / 1024))
+}
 vdisk backup init repo.v
-peak 'memory, first backup' vdisk backup create repo.v big.raw --quiet
-peak 'memory, again (all by hash)' vdisk backup create repo.v big.raw --quiet
-peak 'memory, restore' vdisk backup restore repo.v latest out.raw --quiet
-peak 'memory, verify' vdisk backup verify repo.v --quiet
+cost 'first backup' vdisk backup create repo.v big.raw --quiet
+cost 'again (all by hash)' vdisk backup create repo.v big.raw --quiet
+cost 'list' vdisk backup list repo.v
+cost 'verify, structure' vdisk backup verify repo.v --quiet
+cost 'restore' vdisk backup restore repo.v latest out.raw --quiet
+rm out.raw
+cost 'collection, nothing to collect' vdisk backup gc repo.v --grace 0s --quiet
+# New noise in every fifth of them: what was there is garbage, a fifth of each pack and so kept;
+# and in all of the last quarter, whose packs are written anew or go.
+python3 - <<'PYTHON'
+import os
+with open("big.raw", "r+b") as drive:
+    for n in range(100000):
+        if n % 5 == 0 or n >= 75000:
+            drive.seek((n * 10 + n % 7) << 20)
+            drive.write(os.urandom(4096))
+PYTHON
+cost 'a backup after 40,000 changed chunks' vdisk backup create repo.v big.raw --quiet
+cost 'prune, two of three go' vdisk backup prune repo.v --keep-last 1 --force --quiet
+cost 'collection, first' vdisk backup gc repo.v --grace 0s --quiet
+cost 'collection, second' vdisk backup gc repo.v --grace 0s --quiet
+cost 'verify, every byte' vdisk backup verify repo.v --data --quiet

@@ -15,6 +15,7 @@
 #include <stddef.h>
 
 #include <cmocka.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -551,6 +552,53 @@ static void test_in_place_that_fails_changes_nothing(void **state)
     end(&history);
 }
 
+/* What another host has signed says nothing of what the image had. */
+static void test_in_place_by_whose_word(void **state)
+{
+    struct vb_in_place_result done;
+    struct vb_create_result result;
+    struct history history;
+    bool was_increment;
+
+    (void)state;
+    begin(&history, 1);
+    fill(&history);
+    assert_int_equal(back_up(&history, &kit_put_key, 0, &result, &was_increment), 0);
+    write_block(&history, 0);
+    assert_int_equal(back_up(&history, &kit_other_put_key, 0, &result, &was_increment), 0);
+    assert_int_equal(in_place(&history, 0, false, &done), 0);
+    assert_null(done.since);
+    assert_int_equal(in_place(&history, 1, false, &done), 0);
+    assert_non_null(done.since);
+    end(&history);
+}
+
+static void test_in_place_of_another_drive(void **state)
+{
+    struct vdisk_create_options options = {.struct_bytes = sizeof(options), .size = 4 * MIB};
+    struct vb_in_place_result done;
+    struct vb_create_result result;
+    struct vdisk_image *image;
+    struct vdisk_info info;
+    struct history history;
+    bool was_increment;
+
+    (void)state;
+    begin(&history, 1);
+    fill(&history);
+    assert_int_equal(back_up(&history, &kit_put_key, 0, &result, &was_increment), 0);
+    unlink(path);
+    assert_int_equal(vdisk_create(path, &options, &kit_put_key, &image, NULL), 0);
+    assert_int_equal(vdisk_close(image, NULL), 0);
+    assert_int_equal(in_place(&history, 0, false, &done), -EINVAL);
+    image = open_image();
+    vdisk_get_info(image, &info);
+    assert_int_equal(info.snapshots, 0);
+    assert_int_equal(info.size, 4 * MIB);
+    assert_int_equal(vdisk_close(image, NULL), 0);
+    end(&history);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -559,6 +607,8 @@ int main(void)
         cmocka_unit_test(test_base_that_is_gone),
         cmocka_unit_test(test_in_place_fetches_what_differs),
         cmocka_unit_test(test_in_place_that_fails_changes_nothing),
+        cmocka_unit_test(test_in_place_by_whose_word),
+        cmocka_unit_test(test_in_place_of_another_drive),
     };
 
     return vdisk_init() ? 1 : cmocka_run_group_tests(tests, NULL, NULL);

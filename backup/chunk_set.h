@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A set of chunks of a drive, as ranges: as large as the number of changes, not as the drive. */
-#ifndef BACKUP_RANGES_H
-#define BACKUP_RANGES_H
+#ifndef BACKUP_CHUNK_SET_H
+#define BACKUP_CHUNK_SET_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -12,19 +12,19 @@ struct vb_range {
 };
 
 /* Zeroed is empty. */
-struct vb_ranges {
+struct vb_chunk_set {
     struct vb_range *range;
     size_t count, room;
 };
 
-void vb_ranges_release(struct vb_ranges *ranges);
+void vb_chunk_set_release(struct vb_chunk_set *ranges);
 /* The chunks that `length` bytes from `offset` on touch. -ENOMEM. */
-int vb_ranges_add(struct vb_ranges *ranges, uint64_t offset, uint64_t length);
+int vb_chunk_set_add(struct vb_chunk_set *ranges, uint64_t offset, uint64_t length);
 /* After the last one was added: in order, and apart from each other. */
-void vb_ranges_settle(struct vb_ranges *ranges);
+void vb_chunk_set_settle(struct vb_chunk_set *ranges);
 /* The first range with a chunk at or behind `chunk`; NULL: none. */
-const struct vb_range *vb_ranges_from(const struct vb_ranges *ranges, uint64_t chunk);
-/* Whether a chunk of these is in the set. */
-bool vb_ranges_touch(const struct vb_ranges *ranges, uint64_t first, uint64_t end);
+const struct vb_range *vb_chunk_set_from(const struct vb_chunk_set *ranges, uint64_t chunk);
+/* Whether one of these chunks, at least one, is in the set. */
+bool vb_chunk_set_touch(const struct vb_chunk_set *ranges, uint64_t first, uint64_t end);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A set of chunks; see ranges.h. */
-#include "ranges.h"
+/* A set of chunks; see chunk_set.h. */
+#include "chunk_set.h"
 
 #include "seal.h"
 
@@ -9,13 +9,13 @@
 
 #define ROOM_FIRST 64u
 
-void vb_ranges_release(struct vb_ranges *ranges)
+void vb_chunk_set_release(struct vb_chunk_set *ranges)
 {
     free(ranges->range);
-    *ranges = (struct vb_ranges){.count = 0};
+    *ranges = (struct vb_chunk_set){.count = 0};
 }
 
-int vb_ranges_add(struct vb_ranges *ranges, uint64_t offset, uint64_t length)
+int vb_chunk_set_add(struct vb_chunk_set *ranges, uint64_t offset, uint64_t length)
 {
     const struct vb_range add = {.first = offset / VB_CHUNK_BYTES,
                                  .end = (offset + length + VB_CHUNK_BYTES - 1) / VB_CHUNK_BYTES};
@@ -27,7 +27,7 @@ int vb_ranges_add(struct vb_ranges *ranges, uint64_t offset, uint64_t length)
         last->end = add.end > last->end ? add.end : last->end;
         return 0;
     }
-    if (ranges->count == ranges->room) {
+    if (!ranges->range || ranges->count == ranges->room) {
         size_t room = ranges->room ? ranges->room * 2 : ROOM_FIRST;
         struct vb_range *grown = realloc(ranges->range, room * sizeof(*grown));
 
@@ -47,7 +47,7 @@ static int compare(const void *a, const void *b)
     return x->first < y->first ? -1 : x->first > y->first;
 }
 
-void vb_ranges_settle(struct vb_ranges *ranges)
+void vb_chunk_set_settle(struct vb_chunk_set *ranges)
 {
     size_t kept = 0;
 
@@ -65,7 +65,7 @@ void vb_ranges_settle(struct vb_ranges *ranges)
     ranges->count = kept + 1;
 }
 
-const struct vb_range *vb_ranges_from(const struct vb_ranges *ranges, uint64_t chunk)
+const struct vb_range *vb_chunk_set_from(const struct vb_chunk_set *ranges, uint64_t chunk)
 {
     size_t low = 0, high = ranges->count;
 
@@ -80,9 +80,9 @@ const struct vb_range *vb_ranges_from(const struct vb_ranges *ranges, uint64_t c
     return low < ranges->count ? &ranges->range[low] : NULL;
 }
 
-bool vb_ranges_touch(const struct vb_ranges *ranges, uint64_t first, uint64_t end)
+bool vb_chunk_set_touch(const struct vb_chunk_set *ranges, uint64_t first, uint64_t end)
 {
-    const struct vb_range *range = vb_ranges_from(ranges, first);
+    const struct vb_range *range = vb_chunk_set_from(ranges, first);
 
     return range && range->first < end;
 }
