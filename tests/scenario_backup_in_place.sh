@@ -99,6 +99,7 @@ rm changed same.raw
 
 # --- refused ---------------------------------------------------------------------------------------
 fails 1 'nothing to restore over' 'no image' vdisk backup restore repo latest none.vdk --in-place
+fails 1 'in-place restores' 'over an image, and not meant' vdisk backup restore repo latest d.vdk
 fails 2 'go with --in-place' 'words that belong to it' vdisk backup restore repo latest n.vdk --compare
 vdisk backup restore repo latest n.vdk --quiet
 fails 1 'other-drive' 'another drive' vdisk backup restore repo "$(name_of 1)" n.vdk --in-place
@@ -168,3 +169,17 @@ for ((round = 0; round < rounds; round++)); do
 done
 echo "# $partly of $rounds killed when a part was done"
 ok 'killed at any moment: run again, or back'
+
+# --- no room -----------------------------------------------------------------------------------------
+if [ "$(id -u)" = 0 ] && mkdir small && mount -t tmpfs -o size=24M tmpfs small 2>/dev/null; then
+    vdisk create small/s.vdk --size 10M
+    head -c 5000000 /dev/urandom | vdisk write small/s.vdk 1000
+    vdisk read small/s.vdk 0 >small.model
+    fails 1 'space.*the image is as it was before' 'a full disk' \
+        vdisk backup restore repo latest small/s.vdk --in-place --other-drive
+    holds 'has what was there' small/s.vdk small.model
+    clean 'is sound' small/s.vdk
+    umount small
+else
+    skip 'a full disk' 'needs root and tmpfs'
+fi

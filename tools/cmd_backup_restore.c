@@ -326,6 +326,7 @@ static int run(struct restoration *restoration, const char *name)
 {
     struct vdisk_error error = {0};
     struct stat to;
+    bool is_there;
     int result = vb_backups_pick(&restoration->session.backups, name, restoration->drive,
                                  &restoration->backup, &error);
 
@@ -334,9 +335,15 @@ static int run(struct restoration *restoration, const char *name)
     interrupt_catch();
     if (restoration->in_place)
         return in_place(restoration);
-    if (stat(restoration->to, &to) == 0 && S_ISBLK(to.st_mode))
+    is_there = stat(restoration->to, &to) == 0;
+    if (is_there && S_ISBLK(to.st_mode))
         return to_device(restoration);
-    return ends_in(restoration->to, ".vdk") ? to_image(restoration) : to_file(restoration);
+    if (!ends_in(restoration->to, ".vdk"))
+        return to_file(restoration);
+    if (is_there)
+        return report_text(restoration->to, VDISK_E_EXISTS,
+                           "exists already; --in-place restores over it");
+    return to_image(restoration);
 }
 
 static void print_result(const struct restoration *restoration)
@@ -384,16 +391,14 @@ int cmd_backup_restore(int argc, char **argv)
             "Every byte is verified before it is written; if one is not right DEST is\n"
             "removed.\n"
             "\n"
-            "With --in-place DEST is the image itself, such as it is now, and becomes what it "
-            "was:\n"
-            "size and every byte. Where it has the snapshot of any of its backups in REPO, only\n"
-            "what has changed since is looked at; else all of it is read and compared by hash.\n"
-            "The image is known by its id (`vdisk info`), which a copy of it has, and one made by\n"
-            "a restore does not: that is another drive, for which --other-drive is. What was "
-            "there\n"
-            "before is kept as a snapshot, before-restore-TIME: delete it when all is well. A\n"
-            "restore that fails puts the image back; one that was killed is run again, or undone\n"
-            "with `vdisk snapshot rollback`.",
+            "With --in-place DEST is the image itself, such as it is now, and becomes what it\n"
+            "was: size and every byte. Where it has the snapshot of any of its backups in REPO\n"
+            "only what has changed since is looked at; else all of it is read and compared by\n"
+            "hash. The image is known by its id (`vdisk info`). A copy of it has that, one made\n"
+            "by a restore does not: it is another drive, for which --other-drive is. What was\n"
+            "there before is kept as a snapshot, before-restore-TIME: delete it when all is\n"
+            "well. A restore that fails puts the image back; one that was killed is run again,\n"
+            "or undone with `vdisk snapshot rollback`.",
         .min = 3,
         .max = 3,
         .groups = {own},
