@@ -82,7 +82,7 @@ same 'byte for byte' same.raw second
 for ((at = 2000000; at < 2400000; at += 20000)); do flip d.vdk "$at"; done
 vdisk check d.vdk >.out 2>.err
 is 'the image is damaged' $? 3
-t 'all of it compared' vdisk backup restore repo latest d.vdk --in-place --compare
+t 'all of it compared' vdisk backup restore repo latest d.vdk --drive d.vdk --in-place --compare
 holds 'has mended it' d.vdk second
 forget before-restore-
 clean 'it is sound' d.vdk
@@ -97,29 +97,52 @@ is 'without a further snapshot' "$(snapshots before-restore-)" ''
 flip "$largest" 50000
 rm changed same.raw
 
+# --- an overlay ------------------------------------------------------------------------------------
+drive base.vdk 20M
+put a base.vdk 0
+vdisk create over.vdk --base base.vdk
+cp base.model over.model
+head -c 2000000 /dev/zero >zeros
+put zeros over.vdk 2097152 # what the base has there shows no more
+put c over.vdk 9000000
+vdisk backup create repo over.vdk >.out
+cp over.model over.then
+put c over.vdk 2500000
+put b over.vdk 1000000
+t 'an overlay' vdisk backup restore repo latest over.vdk --drive over.vdk --in-place
+holds 'is the backup, by its snapshot' over.vdk over.then
+put b over.vdk 1000000
+mkdir elsewhere && mv base.vdk elsewhere
+fails 1 'base' 'its base has moved' vdisk backup restore repo latest over.vdk --drive over.vdk --in-place
+t 'and is named' vdisk backup restore repo latest over.vdk --drive over.vdk --in-place --compare --base elsewhere/base.vdk
+mv elsewhere/base.vdk .
+holds 'it is the backup, by hash' over.vdk over.then
+clean 'it is sound' over.vdk
+rm over.vdk base.vdk
+
 # --- refused ---------------------------------------------------------------------------------------
-fails 1 'nothing to restore over' 'no image' vdisk backup restore repo latest none.vdk --in-place
-fails 1 'in-place restores' 'over an image, and not meant' vdisk backup restore repo latest d.vdk
+fails 1 'nothing to restore over' 'no image' vdisk backup restore repo latest none.vdk --drive d.vdk --in-place
+fails 1 'in-place restores' 'over an image, and not meant' vdisk backup restore repo latest d.vdk --drive d.vdk
 fails 2 'go with --in-place' 'words that belong to it' vdisk backup restore repo latest n.vdk --compare
-vdisk backup restore repo latest n.vdk --quiet
+vdisk backup restore repo latest n.vdk --drive d.vdk --quiet
 fails 1 'other-drive' 'another drive' vdisk backup restore repo "$(name_of 1)" n.vdk --in-place
 holds 'nothing of it is touched' n.vdk second
 is 'not by a snapshot either' "$(vdisk snapshot list n.vdk --json | grep -c before-restore)" 0
 t 'unless it is meant' vdisk backup restore repo "$(name_of 1)" n.vdk --in-place --other-drive
 holds 'then it is the backup' n.vdk first
-fails 1 'not .*image' 'a raw file' vdisk backup restore repo latest first --in-place
+fails 1 'not .*image' 'a raw file' vdisk backup restore repo latest first --drive d.vdk --in-place
 head -c 32 /dev/urandom >second.key
 vdisk create e.vdk --size 10M --key-file second.key
-fails 4 'image-key-file' 'an image with another key' vdisk backup restore repo latest e.vdk --in-place
-t 'which is named' vdisk backup restore repo latest e.vdk --in-place --other-drive --image-key-file second.key
+fails 4 'image-key-file' 'an image with another key' vdisk backup restore repo latest e.vdk --drive d.vdk --in-place
+t 'which is named' vdisk backup restore repo latest e.vdk --drive d.vdk --in-place --other-drive --image-key-file second.key
 vdisk read e.vdk 0 --key-file second.key | cmp - second >.err 2>&1
 verdict 'and has the bytes' $?
 head -c 32 /dev/urandom >host.key
 vdisk backup key add repo --role put --new-key-file host.key >.out
-fails 4 'role read' 'who may not read' vdisk backup restore repo latest d.vdk --in-place --key-file host.key --image-key-file key
+fails 4 'role read' 'who may not read' vdisk backup restore repo latest d.vdk --drive d.vdk --in-place --key-file host.key --image-key-file key
 vdisk serve d.vdk --nbd unix:s & server=$!
 opened "$server" d.vdk
-fails 5 'in use' 'an image that is served' vdisk backup restore repo latest d.vdk --in-place
+fails 5 'in use' 'an image that is served' vdisk backup restore repo latest d.vdk --drive d.vdk --in-place
 kill "$server"
 wait "$server"
 rm n.vdk e.vdk
@@ -129,7 +152,7 @@ rm n.vdk e.vdk
 reads() { # IMAGE[@SNAPSHOT] MODEL: as holds
     vdisk read "$1" 0 2>.err | cmp -s - "$2"
 }
-vdisk backup restore repo latest d.vdk --in-place --quiet
+vdisk backup restore repo latest d.vdk --drive d.vdk --in-place --quiet
 forget before-restore-
 cp second d.model
 data noise 60000000 4 random
@@ -143,12 +166,12 @@ rounds=8
 [ "${VDISK_TEST_LONG:-}" != 1 ] || rounds=60
 partly=0
 begin=$EPOCHREALTIME
-vdisk backup restore repo latest d.vdk --in-place --quiet # how long it takes when nobody ends it
+vdisk backup restore repo latest d.vdk --drive d.vdk --in-place --quiet # how long it takes when nobody ends it
 end=$EPOCHREALTIME
 for ((round = 0; round < rounds; round++)); do
     cp before.vdk d.vdk
     [ $((round % 2)) = 0 ] || forget backup-
-    vdisk backup restore repo latest d.vdk --in-place --quiet &
+    vdisk backup restore repo latest d.vdk --drive d.vdk --in-place --quiet &
     sleep "$(awk -v a="$begin" -v b="$end" -v part="$((RANDOM % 100))" 'BEGIN { print (b - a) * part / 100 }')"
     kill -9 $! 2>/dev/null
     wait $! 2>/dev/null
@@ -156,7 +179,7 @@ for ((round = 0; round < rounds; round++)); do
     [ -z "$kept" ] || reads "d.vdk@$kept" changed || not_ok "round $round: what was there is kept"
     reads d.vdk changed || reads d.vdk third || partly=$((partly + 1))
     [ $((round % 4)) != 3 ] || flip "$largest" 50000
-    if vdisk backup restore repo latest d.vdk --in-place --quiet 2>.err; then
+    if vdisk backup restore repo latest d.vdk --drive d.vdk --in-place --quiet 2>.err; then
         reads d.vdk third || not_ok "round $round: run again, it is the backup"
     elif [ $((round % 4)) = 3 ]; then
         [ -z "$kept" ] || vdisk snapshot rollback d.vdk "$kept" || not_ok "round $round: rolled back"
@@ -176,7 +199,7 @@ if [ "$(id -u)" = 0 ] && mkdir small && mount -t tmpfs -o size=24M tmpfs small 2
     head -c 5000000 /dev/urandom | vdisk write small/s.vdk 1000
     vdisk read small/s.vdk 0 >small.model
     fails 1 'space.*the image is as it was before' 'a full disk' \
-        vdisk backup restore repo latest small/s.vdk --in-place --other-drive
+        vdisk backup restore repo latest small/s.vdk --drive d.vdk --in-place --other-drive
     holds 'has what was there' small/s.vdk small.model
     clean 'is sound' small/s.vdk
     umount small
