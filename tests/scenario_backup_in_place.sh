@@ -193,6 +193,20 @@ done
 echo "# $partly of $rounds killed when a part was done"
 ok 'killed at any moment: run again, or back'
 
+for part in 20 50 80; do
+    cp before.vdk d.vdk
+    vdisk backup restore repo latest d.vdk --drive d.vdk --in-place --quiet 2>.err &
+    sleep "$(awk -v a="$begin" -v b="$end" -v part="$part" 'BEGIN { print (b - a) * part / 100 }')"
+    kill $! 2>/dev/null
+    if wait $!; then
+        reads d.vdk third || not_ok "part $part: done before the signal, it is the backup"
+    else
+        reads d.vdk changed || not_ok "part $part: the image is as it was"
+        [ -z "$(snapshots before-restore-)" ] || not_ok "part $part: without a snapshot"
+    fi
+done
+ok 'ended by a signal: as it was'
+
 # --- no room -----------------------------------------------------------------------------------------
 if [ "$(id -u)" = 0 ] && mkdir small && mount -t tmpfs -o size=24M tmpfs small 2>/dev/null; then
     vdisk create small/s.vdk --size 10M
