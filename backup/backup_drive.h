@@ -6,6 +6,7 @@
 #ifndef BACKUP_BACKUP_DRIVE_H
 #define BACKUP_BACKUP_DRIVE_H
 
+#include "chunk_set.h"
 #include "manifest.h"
 
 /* A range of the drive that has to be looked at. */
@@ -68,5 +69,31 @@ struct vb_drive *vb_image_drive(struct vb_image *image);
  * backup deletes.
  */
 int vb_image_close(struct vb_image *image, bool done, struct vdisk_error *error);
+
+/* --- what an open image still has of its backups ------------------------------------------------
+ */
+
+/* The size of an image with a drive of so many bytes: whole sectors. */
+uint64_t vb_image_size(uint64_t drive_bytes);
+
+struct vb_base_wish {
+    const struct vb_repo *repo;
+    const struct vb_backups *backups;
+    uint64_t size_max;          /* bytes; larger ones will not do */
+    const struct vb_id *signer; /* taken at its word, beside those that are trusted; NULL: nobody */
+};
+/* The newest backup of the image whose snapshot is still there, as it was; *out NULL: there is
+ * none. Errors of vdisk_snapshot_list(). */
+int vb_image_base(struct vdisk_image *image, const struct vb_base_wish *wish,
+                  const struct vb_backup **out);
+
+/*
+ * The chunks in which the live state of the image may differ from `backup`: what has changed since
+ * the snapshot of `base`, and from that backup to this one. Settled; vb_chunk_set_release() is the
+ * caller's. Errors of vdisk_snapshot_open(), vdisk_diff_part(), vb_tree_diff().
+ */
+int vb_image_differences(struct vdisk_image *image, struct vb_repo *repo,
+                         const struct vb_backup *base, const struct vb_backup *backup,
+                         struct vb_chunk_set *chunks, struct vdisk_error *error);
 
 #endif

@@ -5,11 +5,16 @@
  * The main thread walks the tree; the chunks of each leaf go to the threads, in the order in which
  * they are in the packs. A thread fetches, opens and verifies a chunk, and writes it where the
  * target takes that; else the main thread does.
+ *
+ * Of a target that has something already the main thread reads a chunk, a thread computes its id,
+ * and only one that differs is fetched. What the id of a patched chunk would be nobody knows: those
+ * are fetched, and compared. The main thread writes the blocks that differ.
  */
 #include "backup_restore.h"
 
 #include "crew.h"
 #include "report.h"
+#include "zeros.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -27,6 +32,9 @@ struct chunk_task {
     size_t length;
     struct vb_node_entry entry;
     uint8_t *buffer;
+    uint8_t *present; /* what the target has there; NULL where it has no read() */
+    bool is_unknown;  /* that could not be read */
+    bool is_same;
     int result;
 };
 
@@ -66,6 +74,17 @@ static void end(void *opaque, void *state)
     vb_reader_free(state);
 }
 
+/* The same bytes have the same id (SPEC.md B3), and no others do. */
+static bool is_there(const struct restoring *restoring, const struct chunk_task *task)
+{
+    struct vb_id id;
+
+    if (!task->present || task->is_unknown || task->entry.state != VB_NODE_BASE)
+        return false;
+    vb_id_of(restoring->options->repo->keys->chunk_key, task->present, VB_CHUNK_BYTES, &id);
+    return vb_id_equal(&id, &task->entry.id);
+}
+
 static void work(void *opaque, void *state, struct vb_task *vb_task)
 {
     struct chunk_task *task = (struct chunk_task *)vb_task;
@@ -73,6 +92,10 @@ static void work(void *opaque, void *state, struct vb_task *vb_task)
     struct vb_target *target = restoring->options->target;
     struct vdisk_error error = {0};
 
+    task->result = 0;
+    task->is_same = is_there(restoring, task);
+    if (task->is_same)
+        return;
     task->result = vb_chunk_read(state, restoring->data, &task->entry, task->buffer, &error);
     if (task->result == 0 && target->any_thread)
         task->result = target->write(target, task->offset, task->buffer, task->length, &error);
@@ -100,24 +123,82 @@ static int look_around(struct restoring *restoring)
     return 0;
 }
 
-static int take_back(struct restoring *restoring, struct chunk_task *task)
+/* What is to be done with a block: nothing, where it is as it should be. */
+enum block_need {
+    BLOCK_SAME,
+    BLOCK_ZEROS,
+    BLOCK_DATA,
+};
+
+static enum block_need need_of(const struct chunk_task *task, size_t at, size_t length)
+{
+    if (!task->is_unknown && memcmp(task->buffer + at, task->present + at, length) == 0)
+        return BLOCK_SAME;
+    return zeros_is_all(task->buffer + at, length) ? BLOCK_ZEROS : BLOCK_DATA;
+}
+
+static int write_run(struct restoring *restoring, const struct chunk_task *task,
+                     enum block_need need, size_t from, size_t to)
 {
     struct vb_target *target = restoring->options->target;
+
+    if (need == BLOCK_SAME)
+        return 0;
+    restoring->counts.bytes_written += to - from;
+    return need == BLOCK_ZEROS
+               ? target->zeros(target, task->offset + from, to - from, restoring->error)
+               : target->write(target, task->offset + from, task->buffer + from, to - from,
+                               restoring->error);
+}
+
+static int write_differences(struct restoring *restoring, const struct chunk_task *task)
+{
+    struct vb_target *target = restoring->options->target;
+    enum block_need before = BLOCK_SAME;
+    size_t from = 0;
+    int result = 0;
+
+    /* What is damaged goes as a whole: nothing of it has to be read then. */
+    if (task->is_unknown)
+        result = target->zeros(target, task->offset, task->length, restoring->error);
+    for (size_t at = 0; at < task->length && result == 0; at += VB_BLOCK_BYTES) {
+        size_t left = task->length - at;
+        enum block_need need = need_of(task, at, left < VB_BLOCK_BYTES ? left : VB_BLOCK_BYTES);
+
+        if (need == before)
+            continue;
+        result = write_run(restoring, task, before, from, at);
+        before = need;
+        from = at;
+    }
+    return result ? result : write_run(restoring, task, before, from, task->length);
+}
+
+static int write_out(struct restoring *restoring, const struct chunk_task *task)
+{
+    struct vb_target *target = restoring->options->target;
+
+    restoring->counts.chunks++;
+    restoring->counts.bytes_data += task->length;
+    if (target->read)
+        return write_differences(restoring, task);
+    return target->any_thread
+               ? 0
+               : target->write(target, task->offset, task->buffer, task->length, restoring->error);
+}
+
+static int take_back(struct restoring *restoring, struct chunk_task *task)
+{
+    int result;
 
     restoring->under_way--;
     if (task->result) {
         *restoring->error = restoring->task_error;
         return task->result;
     }
-    if (!target->any_thread) {
-        int result =
-            target->write(target, task->offset, task->buffer, task->length, restoring->error);
-
-        if (result)
-            return result;
-    }
-    restoring->counts.chunks++;
-    restoring->counts.bytes_data += task->length;
+    result = task->is_same ? 0 : write_out(restoring, task);
+    if (result)
+        return result;
     task->next_free = restoring->free_task;
     restoring->free_task = task;
     if (task->offset + task->length > restoring->done)
@@ -131,6 +212,22 @@ static int wait_for_one(struct restoring *restoring)
     int result = task ? take_back(restoring, (struct chunk_task *)task) : 0;
 
     return result ? result : look_around(restoring);
+}
+
+static int read_present(struct restoring *restoring, struct chunk_task *task)
+{
+    struct vb_target *target = restoring->options->target;
+    int result;
+
+    if (!target->read)
+        return 0;
+    result = target->read(target, task->offset, task->present, task->length, restoring->error);
+    task->is_unknown = result == VDISK_E_NOT_AUTHENTIC;
+    if (result && !task->is_unknown)
+        return result;
+    memset(task->present + task->length, 0, VB_CHUNK_BYTES - task->length);
+    restoring->counts.bytes_compared += task->length;
+    return 0;
 }
 
 static int submit(struct restoring *restoring, uint64_t offset, const struct vb_node_entry *entry)
@@ -149,6 +246,9 @@ static int submit(struct restoring *restoring, uint64_t offset, const struct vb_
     if (drive_size(restoring) - offset < VB_CHUNK_BYTES)
         task->length = (size_t)(drive_size(restoring) - offset);
     task->entry = *entry;
+    result = read_present(restoring, task);
+    if (result)
+        return result;
     restoring->under_way++;
     vb_crew_submit(restoring->crew, &task->task);
     return 0;
@@ -170,6 +270,13 @@ static int compare_places(const void *a, const void *b)
     return x->offset < y->offset ? -1 : x->offset > y->offset;
 }
 
+static bool is_wanted(const struct restoring *restoring, uint64_t chunk, uint64_t count)
+{
+    const struct vb_chunk_set *where = restoring->options->where;
+
+    return !where || vb_chunk_set_touch(where, chunk, chunk + count);
+}
+
 static int restore_leaf(void *opaque, uint64_t index, const struct vb_node *leaf)
 {
     struct restoring *restoring = opaque;
@@ -182,7 +289,7 @@ static int restore_leaf(void *opaque, uint64_t index, const struct vb_node *leaf
         const struct vb_node_entry *entry = &leaf->entry[i];
         struct vb_found found;
 
-        if (entry->state == VB_NODE_ZERO)
+        if (entry->state == VB_NODE_ZERO || !is_wanted(restoring, index * VB_NODE_CHILDREN + i, 1))
             continue;
         if (start + (uint64_t)i * VB_CHUNK_BYTES >= drive_size(restoring))
             return error_set(restoring->error, VDISK_E_MALFORMED,
@@ -209,14 +316,32 @@ struct zeroing {
     uint64_t at; /* up to here all is done */
 };
 
+static int zero(struct restoring *restoring, uint64_t from, uint64_t to)
+{
+    struct vb_target *target = restoring->options->target;
+
+    return target->zeros(target, from, to - from, restoring->error);
+}
+
 static int zero_up_to(struct zeroing *zeroing, uint64_t offset)
 {
-    struct vb_target *target = zeroing->restoring->options->target;
+    const struct vb_chunk_set *where = zeroing->restoring->options->where;
+    uint64_t at = zeroing->at;
     int result = 0;
 
-    if (offset > zeroing->at)
-        result =
-            target->zeros(target, zeroing->at, offset - zeroing->at, zeroing->restoring->error);
+    if (!where && offset > at)
+        result = zero(zeroing->restoring, at, offset);
+    while (where && at < offset && result == 0) {
+        const struct vb_range *range = vb_chunk_set_from(where, at / VB_CHUNK_BYTES);
+        uint64_t from = range ? range->first * VB_CHUNK_BYTES : offset, to;
+
+        if (from >= offset)
+            break;
+        from = from > at ? from : at;
+        to = range->end * VB_CHUNK_BYTES < offset ? range->end * VB_CHUNK_BYTES : offset;
+        result = zero(zeroing->restoring, from, to);
+        at = to;
+    }
     zeroing->at = offset;
     return result;
 }
@@ -238,11 +363,34 @@ static int zero_leaf(void *opaque, uint64_t index, const struct vb_node *leaf)
     return result;
 }
 
+struct steps {
+    struct restoring *restoring;
+    int (*leaf)(void *opaque, uint64_t index, const struct vb_node *leaf);
+    void *opaque;
+};
+
+static bool enter(void *opaque, const struct vb_id *id, unsigned level, uint64_t index)
+{
+    const struct steps *steps = opaque;
+    uint64_t count = vb_tree_span(level) * VB_NODE_CHILDREN;
+
+    (void)id;
+    return is_wanted(steps->restoring, index * count, count);
+}
+
+static int step_on_leaf(void *opaque, uint64_t index, const struct vb_node *leaf)
+{
+    const struct steps *steps = opaque;
+
+    return steps->leaf(steps->opaque, index, leaf);
+}
+
 static int walk(struct restoring *restoring,
                 int (*leaf)(void *opaque, uint64_t index, const struct vb_node *leaf), void *opaque)
 {
     const struct vb_manifest *manifest = &restoring->options->backup->manifest;
-    const struct vb_walk walk = {.leaf = leaf, .opaque = opaque};
+    struct steps steps = {.restoring = restoring, .leaf = leaf, .opaque = opaque};
+    const struct vb_walk walk = {.leaf = step_on_leaf, .enter = enter, .opaque = &steps};
 
     return vb_tree_walk(restoring->reader, restoring->tree, &manifest->root, manifest->level, &walk,
                         restoring->error);
@@ -264,6 +412,7 @@ static int write_zeros(struct restoring *restoring)
 static int prepare(struct restoring *restoring)
 {
     struct vb_repo *repo = restoring->options->repo;
+    size_t pieces;
     int result = vb_index_load(repo, VB_INDEX_TREE, NULL, NULL, &restoring->tree);
 
     if (result == 0)
@@ -272,29 +421,38 @@ static int prepare(struct restoring *restoring)
         result = vb_reader_new(repo, &restoring->reader);
     if (result)
         return result;
-    restoring->memory = aligned_alloc(ALIGNMENT, (size_t)BUFFERS * VB_CHUNK_BYTES);
+    pieces = restoring->options->target->read ? 2 : 1;
+    restoring->memory = aligned_alloc(ALIGNMENT, pieces * BUFFERS * VB_CHUNK_BYTES);
     if (!restoring->memory)
         return -ENOMEM;
     for (unsigned i = 0; i < BUFFERS; i++) {
         struct chunk_task *task = &restoring->task[i];
 
-        task->buffer = restoring->memory + (size_t)i * VB_CHUNK_BYTES;
+        task->buffer = restoring->memory + i * pieces * VB_CHUNK_BYTES;
+        task->present = pieces == 2 ? task->buffer + VB_CHUNK_BYTES : NULL;
         task->next_free = restoring->free_task;
         restoring->free_task = task;
     }
     return vb_crew_start(restoring->options->threads, &crew_ops, restoring, &restoring->crew);
 }
 
+int vb_restore_allowed(const struct vb_repo *repo, struct vdisk_error *error)
+{
+    if (repo->keys->role == VB_ROLE_READ)
+        return 0;
+    return error_set(error, VDISK_E_WRONG_KEY,
+                     "this key has the role %s and cannot read data: it takes one of role read",
+                     vb_role_name(repo->keys->role));
+}
+
 int vb_restore(const struct vb_restore_options *options, struct vb_restore_result *out,
                struct vdisk_error *error)
 {
     struct restoring *restoring;
-    int result;
+    int result = vb_restore_allowed(options->repo, error);
 
-    if (options->repo->keys->role != VB_ROLE_READ)
-        return error_set(error, VDISK_E_WRONG_KEY,
-                         "this key has the role %s and cannot read data: it takes one of role read",
-                         vb_role_name(options->repo->keys->role));
+    if (result)
+        return result;
     restoring = calloc(1, sizeof(*restoring));
     if (!restoring)
         return error_set(error, -ENOMEM, "%s", vdisk_strerror(-ENOMEM));

@@ -212,32 +212,47 @@ static int find_snapshot(struct vdisk_image *image, const char *name, struct sea
     return vdisk_snapshot_list(image, look_at, search);
 }
 
-/* The newest backup whose snapshot is still there, as it was. */
-static int find_base(struct vb_image *made, struct vdisk_image *image,
-                     const uint8_t drive[static VB_DRIVE_ID_BYTES], uint64_t size)
+int vb_image_base(struct vdisk_image *image, const struct vb_base_wish *wish,
+                  const struct vb_backup **out)
 {
-    const struct vb_backups *backups = made->options->backups;
+    const struct vb_backups *backups = wish->backups;
+    struct vdisk_info info;
 
+    *out = NULL;
+    vdisk_get_info(image, &info);
     for (size_t i = backups->count; i-- > 0;) {
         const struct vb_backup *backup = &backups->backup[i];
         const struct vb_manifest *manifest = &backup->manifest;
         struct search search;
         int result;
 
-        if (memcmp(manifest->drive, drive, VB_DRIVE_ID_BYTES) != 0 || !manifest->snapshot_id ||
-            manifest->size > size || !vb_repo_trusts(made->options->repo, &backup->signer))
+        if (memcmp(manifest->drive, info.image_id, VB_DRIVE_ID_BYTES) != 0 ||
+            !manifest->snapshot_id || manifest->size > wish->size_max ||
+            !(vb_repo_trusts(wish->repo, &backup->signer) ||
+              (wish->signer && vb_id_equal(wish->signer, &backup->signer))))
             continue;
         result = find_snapshot(image, manifest->snapshot_name, &search);
         if (result)
             return result;
         if (search.found && search.info.id == manifest->snapshot_id &&
             memcmp(search.info.root_tag, manifest->snapshot_tag, VDISK_TAG_BYTES) == 0) {
-            made->drive.base = backup;
-            memcpy(made->before_name, manifest->snapshot_name, sizeof(made->before_name));
+            *out = backup;
             return 0;
         }
     }
     return 0;
+}
+
+static int find_base(struct vb_image *made, struct vdisk_image *image, uint64_t size)
+{
+    const struct vb_base_wish wish = {
+        .repo = made->options->repo, .backups = made->options->backups, .size_max = size};
+    int result = vb_image_base(image, &wish, &made->drive.base);
+
+    if (result == 0 && made->drive.base)
+        memcpy(made->before_name, made->drive.base->manifest.snapshot_name,
+               sizeof(made->before_name));
+    return result;
 }
 
 static void describe(const struct vdisk_info *info, const struct vdisk_snapshot_info *snapshot,
@@ -275,7 +290,7 @@ static int make_snapshot(struct vb_image *made, struct vdisk_image *image,
     snapshot_prefix(made->options->repo, prefix);
     snprintf(made->name, sizeof(made->name), "%s%llu", prefix,
              (unsigned long long)manifest->sequence);
-    result = find_base(made, image, manifest->drive, info.size);
+    result = find_base(made, image, info.size);
     /* Left behind by one that was interrupted. */
     if (result == 0 && strcmp(made->name, made->before_name) != 0)
         result = vdisk_snapshot_delete(image, made->name);

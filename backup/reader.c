@@ -8,6 +8,7 @@
  */
 #include "reader.h"
 
+#include "backup_restore.h"
 #include "report.h"
 #include "tree_path.h"
 
@@ -390,12 +391,7 @@ static int open_repo(struct drive *drive, const struct vb_source_options *option
 
     if (result == 0)
         result = vb_repo_open(store, options->key, &drive->repo, error);
-    if (result == 0 && drive->repo->keys->role != VB_ROLE_READ)
-        result = error_set(error, VDISK_E_WRONG_KEY,
-                           "this key has the role %s and cannot read data: it takes one of role "
-                           "read",
-                           vb_role_name(drive->repo->keys->role));
-    return result;
+    return result ? result : vb_restore_allowed(drive->repo, error);
 }
 
 static int pick_backup(struct drive *drive, const struct vb_source_options *options,

@@ -350,9 +350,11 @@ int kit_restore(struct vb_repo *repo, const struct vb_id *name, const struct kit
 static void finding(void *opaque, const char *text)
 {
     struct kit_verdict *verdict = opaque;
+    size_t length = strlen(verdict->all);
 
     if (verdict->findings++ == 0)
         snprintf(verdict->first, sizeof(verdict->first), "%s", text);
+    snprintf(verdict->all + length, sizeof(verdict->all) - length, "%s\n", text);
 }
 
 static void judge(void *opaque, const struct vb_backup *backup, uint64_t damaged_bytes,
@@ -360,9 +362,10 @@ static void judge(void *opaque, const struct vb_backup *backup, uint64_t damaged
 {
     struct kit_verdict *verdict = opaque;
 
-    (void)backup;
     if (damaged_bytes)
         assert_true(why[0]);
+    else if (verdict->good < KIT_GOOD_MAX)
+        verdict->good_name[verdict->good] = backup->name;
     verdict->good += damaged_bytes == 0;
     verdict->bad += damaged_bytes > 0;
 }

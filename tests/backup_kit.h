@@ -91,9 +91,12 @@ int kit_backup(struct vb_repo *repo, struct kit_drive *drive, bool whole,
 int kit_restore(struct vb_repo *repo, const struct vb_id *name, const struct kit_drive *drive,
                 struct vdisk_error *error);
 /* Finds damage? Findings and verdicts are counted. */
+#define KIT_GOOD_MAX 16u
 struct kit_verdict {
     unsigned findings, good, bad;
     char first[512];
+    char all[8192];                       /* a line for each finding */
+    struct vb_id good_name[KIT_GOOD_MAX]; /* of those that restore, the first ones */
 };
 int kit_verify(struct vb_repo *repo, bool data, struct kit_verdict *verdict);
 

@@ -348,6 +348,20 @@ mutant 'what a source has and is not here is told to be zeros' libvdisk/walk.c \
 mutant 'a read keeps nothing of what it has cost' libvdisk/read.c '/vd_fill_behind\(image/d' test_fill
 mutant 'the old end of the drive shows what the source has' libvdisk/fill.c \
     "$(within fill_locked '/end_drive/d')" test_fill
+mutant 'what an image has changed itself is not looked at' backup/image_diff.c \
+    "$(within take_extent 's/return collect.*/(void)opaque; (void)extent; return true;/')" test_backup_image
+mutant 'what lies between two backups is not looked at' backup/image_diff.c \
+    "$(within take_range 's/return collect.*/(void)opaque; return true;/')" test_backup_image
+mutant 'anybody says what an image had' backup/drive_image.c \
+    "$(within vb_image_base 's/!\(vb_repo_trusts/!(1 || vb_repo_trusts/')" test_backup_image
+mutant 'a chunk is there whatever its id' backup/backup_restore.c \
+    "$(within is_there 's/return vb_id_equal.*/return true;/')" test_backup_image
+mutant 'zeros over an image are left out' backup/in_place.c \
+    "$(within present_zeros 's/vdisk_discard\(.*\)/0/')" test_backup_image
+mutant 'a restore that fails leaves what it wrote' backup/in_place.c \
+    "$(within restore_over 's/put_back\(.*/(void)0;/')" test_backup_image
+mutant 'any image is restored over' backup/in_place.c \
+    "$(within check_drive 's/options->other_drive \|\|/1 ||/')" test_backup_image
 mutant 'a group is served in the order of coming' vdiskd/limit.c \
     "$(within must_yield 's/return true;/return false;/')" test_limit
 

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Images and their backups: random histories of writes, snapshots, rollbacks and new sizes, with an
- * increment by the tree walk between; every backup restores byte for byte.
+ * increment by the tree walk between; every backup restores byte for byte, also over the image as
+ * it has become.
  *
  * VDISK_TEST_SEED=n runs this one seed; VDISK_TEST_LONG=1 runs 200.
  */
 #include "backup_kit.h"
+#include "in_place.h"
 #include "share.h"
 
 #include <setjmp.h>
@@ -13,6 +15,7 @@
 #include <stddef.h>
 
 #include <cmocka.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -238,6 +241,129 @@ static void check_snapshots(unsigned expected)
     assert_int_equal(vdisk_close(image, NULL), 0);
 }
 
+/* --- in place ----------------------------------------------------------------------------- */
+
+static int in_place(struct history *history, unsigned which, bool compare,
+                    struct vb_in_place_result *result)
+{
+    struct vb_repo *repo = kit_repo_open(history->kit, &kit_read_key);
+    struct vdisk_error error = {0};
+    struct vb_backups backups;
+    int outcome;
+
+    assert_int_equal(vb_backups_load(repo, &backups, &error), 0);
+    const struct vb_in_place_options options = {
+        .repo = repo,
+        .backups = &backups,
+        .backup = vb_backups_find(&backups, &history->name[which]),
+        .path = path,
+        .key = &kit_put_key,
+        .compare = compare,
+        .threads = 2,
+    };
+    assert_non_null(options.backup);
+    outcome = vb_restore_in_place(&options, result, &error);
+    if (outcome)
+        assert_true(error.code == outcome && error.text[0]);
+    vb_backups_release(&backups);
+    vb_repo_close(repo);
+    return outcome;
+}
+
+static void take_state(struct history *history, const struct kit_drive *state)
+{
+    memset(history->model, 0, SIZE_MAX_);
+    history->size = state->drive.size;
+    for (size_t i = 0; i < state->chunks; i++) {
+        uint64_t left = history->size - i * MIB;
+
+        if (state->chunk[i])
+            memcpy(history->model + i * MIB, state->chunk[i], left < MIB ? left : MIB);
+    }
+}
+
+static void check_image(const struct history *history, struct vdisk_image *image)
+{
+    struct vdisk_check_options options = {.struct_bytes = sizeof(options)};
+    struct vdisk_check_result result;
+    uint8_t *bytes = malloc(history->size);
+
+    assert_non_null(bytes);
+    assert_int_equal(vdisk_size(image), history->size);
+    assert_int_equal(vdisk_read(image, 0, bytes, history->size), 0);
+    assert_memory_equal(bytes, history->model, history->size);
+    assert_int_equal(vdisk_check(image, &options, &result), 0);
+    free(bytes);
+}
+
+/* What was there before is in the snapshot. */
+static void check_kept(struct vdisk_image *image, const char *name, const uint8_t *bytes,
+                       uint64_t size)
+{
+    struct vdisk_snapshot_info info;
+    struct vdisk_snapshot *snapshot;
+    uint8_t *kept = malloc(size);
+
+    assert_non_null(kept);
+    assert_int_equal(vdisk_snapshot_open(image, name, &snapshot), 0);
+    vdisk_snapshot_get_info(snapshot, &info);
+    assert_int_equal(info.size, size);
+    assert_int_equal(vdisk_snapshot_read(snapshot, 0, kept, size), 0);
+    assert_memory_equal(kept, bytes, size);
+    vdisk_snapshot_close(snapshot);
+    assert_int_equal(vdisk_snapshot_delete(image, name), 0);
+    free(kept);
+}
+
+static bool take_name(void *opaque, const struct vdisk_snapshot_info *info)
+{
+    if (strncmp(info->name, "backup-", 7) == 0)
+        memcpy(opaque, info->name, sizeof(info->name));
+    return true;
+}
+
+static void forget_backups(void)
+{
+    struct vdisk_image *image = open_image();
+    char name[VDISK_NAME_MAX + 1] = "";
+
+    assert_int_equal(vdisk_snapshot_list(image, take_name, name), 0);
+    if (name[0])
+        assert_int_equal(vdisk_snapshot_delete(image, name), 0);
+    assert_int_equal(vdisk_close(image, NULL), 0);
+}
+
+/* Each of the backups over what the image has become, while there is a snapshot to go by, and
+ * then without one. */
+static void restore_in_place_some(struct history *history)
+{
+    uint8_t *before = malloc(SIZE_MAX_);
+
+    assert_non_null(before);
+    for (unsigned i = 0; i < 2 * BACKUPS_MAX; i++) {
+        unsigned which = (unsigned)sim_rng_below(&history->rng, history->count);
+        bool compare = sim_rng_chance(&history->rng, 1, 5);
+        struct vb_in_place_result result;
+        uint64_t before_size;
+        struct vdisk_image *image;
+
+        if (i == BACKUPS_MAX)
+            forget_backups();
+        if (i % 3)
+            live(history);
+        memcpy(before, history->model, SIZE_MAX_);
+        before_size = history->size;
+        assert_int_equal(in_place(history, which, compare, &result), 0);
+        assert_int_equal(result.since != NULL, i < BACKUPS_MAX && !compare);
+        take_state(history, history->state[which]);
+        image = open_image();
+        check_image(history, image);
+        check_kept(image, result.snapshot, before, before_size);
+        assert_int_equal(vdisk_close(image, NULL), 0);
+    }
+    free(before);
+}
+
 static void run(uint64_t seed)
 {
     struct vb_create_result result;
@@ -255,6 +381,7 @@ static void run(uint64_t seed)
     }
     check_snapshots(1);
     check_all(&history);
+    restore_in_place_some(&history);
     end(&history);
 }
 
@@ -280,6 +407,24 @@ static void write_block(struct history *history, uint64_t offset)
 
     sim_rng_fill(&history->rng, history->model + offset, 4096);
     assert_int_equal(vdisk_write(image, offset, history->model + offset, 4096), 0);
+    assert_int_equal(vdisk_close(image, NULL), 0);
+}
+
+static void fill(struct history *history)
+{
+    struct vdisk_image *image = open_image();
+
+    sim_rng_fill(&history->rng, history->model, 4 * MIB);
+    assert_int_equal(vdisk_write(image, 0, history->model, 4 * MIB), 0);
+    assert_int_equal(vdisk_close(image, NULL), 0);
+}
+
+static void clear_drive(struct history *history)
+{
+    struct vdisk_image *image = open_image();
+
+    memset(history->model, 0, history->size);
+    assert_int_equal(vdisk_discard(image, 0, history->size), 0);
     assert_int_equal(vdisk_close(image, NULL), 0);
 }
 
@@ -317,13 +462,6 @@ static void test_increment_reads_what_changed(void **state)
     end(&history);
 }
 
-static bool take_name(void *opaque, const struct vdisk_snapshot_info *info)
-{
-    if (strncmp(info->name, "backup-", 7) == 0)
-        memcpy(opaque, info->name, sizeof(info->name));
-    return true;
-}
-
 /* Without its snapshot, or with another one in its place, all of the drive is looked at. */
 static void test_base_that_is_gone(void **state)
 {
@@ -352,12 +490,125 @@ static void test_base_that_is_gone(void **state)
     end(&history);
 }
 
+/* A block has changed in the image, another one since the backup: no more is fetched than the two
+ * chunks, and of what is the same nothing. */
+static void test_in_place_fetches_what_differs(void **state)
+{
+    struct vb_in_place_result done;
+    struct vb_create_result result;
+    struct history history;
+    bool was_increment;
+
+    (void)state;
+    begin(&history, 1);
+    fill(&history);
+    assert_int_equal(back_up(&history, &kit_put_key, 0, &result, &was_increment), 0);
+    write_block(&history, 4096);
+    assert_int_equal(back_up(&history, &kit_put_key, 0, &result, &was_increment), 0);
+    write_block(&history, 2 * MIB);
+    assert_int_equal(in_place(&history, 0, false, &done), 0);
+    assert_int_equal(done.restored.bytes_compared, 2 * MIB);
+    assert_int_equal(done.restored.chunks, 2);
+    assert_int_equal(done.restored.bytes_written, 2 * 4096);
+    /* By a snapshot as well as by hash: what has the right id is not fetched. */
+    assert_int_equal(in_place(&history, 0, false, &done), 0);
+    assert_int_equal(done.restored.chunks, 0);
+    assert_int_equal(in_place(&history, 0, true, &done), 0);
+    assert_int_equal(done.restored.bytes_compared, 4 * MIB);
+    assert_int_equal(done.restored.chunks, 0);
+    end(&history);
+}
+
+/* Whatever is wrong with the repository, the image has the backup or is as it was. */
+static void test_in_place_that_fails_changes_nothing(void **state)
+{
+    struct vb_create_result result;
+    struct vdisk_snapshot *none;
+    struct vdisk_image *image;
+    struct history history;
+    bool was_increment;
+    unsigned failed = 0;
+
+    (void)state;
+    begin(&history, 2);
+    fill(&history);
+    assert_int_equal(back_up(&history, &kit_put_key, 0, &result, &was_increment), 0);
+    clear_drive(&history);
+    for (size_t i = 0; i < history.kit->count; i++) {
+        struct kit_object *object = &history.kit->object[i];
+        struct vb_in_place_result done;
+
+        if (object->place != VB_PACKS || object->is_gone)
+            continue;
+        object->bytes[object->length / 2] ^= 1;
+        failed += in_place(&history, 0, i % 2, &done) != 0;
+        object->bytes[object->length / 2] ^= 1;
+        image = open_image();
+        check_image(&history, image);
+        assert_int_equal(vdisk_snapshot_open(image, done.snapshot, &none), VDISK_E_NOT_FOUND);
+        assert_int_equal(vdisk_close(image, NULL), 0);
+    }
+    assert_true(failed > 0);
+    end(&history);
+}
+
+/* What another host has signed says nothing of what the image had. */
+static void test_in_place_by_whose_word(void **state)
+{
+    struct vb_in_place_result done;
+    struct vb_create_result result;
+    struct history history;
+    bool was_increment;
+
+    (void)state;
+    begin(&history, 1);
+    fill(&history);
+    assert_int_equal(back_up(&history, &kit_put_key, 0, &result, &was_increment), 0);
+    write_block(&history, 0);
+    assert_int_equal(back_up(&history, &kit_other_put_key, 0, &result, &was_increment), 0);
+    assert_int_equal(in_place(&history, 0, false, &done), 0);
+    assert_null(done.since);
+    assert_int_equal(in_place(&history, 1, false, &done), 0);
+    assert_non_null(done.since);
+    end(&history);
+}
+
+static void test_in_place_of_another_drive(void **state)
+{
+    struct vdisk_create_options options = {.struct_bytes = sizeof(options), .size = 4 * MIB};
+    struct vb_in_place_result done;
+    struct vb_create_result result;
+    struct vdisk_image *image;
+    struct vdisk_info info;
+    struct history history;
+    bool was_increment;
+
+    (void)state;
+    begin(&history, 1);
+    fill(&history);
+    assert_int_equal(back_up(&history, &kit_put_key, 0, &result, &was_increment), 0);
+    unlink(path);
+    assert_int_equal(vdisk_create(path, &options, &kit_put_key, &image, NULL), 0);
+    assert_int_equal(vdisk_close(image, NULL), 0);
+    assert_int_equal(in_place(&history, 0, false, &done), -EINVAL);
+    image = open_image();
+    vdisk_get_info(image, &info);
+    assert_int_equal(info.snapshots, 0);
+    assert_int_equal(info.size, 4 * MIB);
+    assert_int_equal(vdisk_close(image, NULL), 0);
+    end(&history);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_backup_of_an_image_restores),
         cmocka_unit_test(test_increment_reads_what_changed),
         cmocka_unit_test(test_base_that_is_gone),
+        cmocka_unit_test(test_in_place_fetches_what_differs),
+        cmocka_unit_test(test_in_place_that_fails_changes_nothing),
+        cmocka_unit_test(test_in_place_by_whose_word),
+        cmocka_unit_test(test_in_place_of_another_drive),
     };
 
     return vdisk_init() ? 1 : cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A repository that somebody changed: bytes, objects swapped, deleted, put in the place of others.
- * A restore never gives out wrong bytes, verify finds each change, and what it says restores does.
+ * A repository that somebody changed: bytes, objects swapped, deleted, put in the place of others,
+ * in part or as a whole an older state. A restore never gives out wrong bytes, verify finds each
+ * change and names the object, and what it says restores does, and nothing else.
  *
  * VDISK_TEST_LONG=1 changes each byte; else some of them.
  */
@@ -13,6 +14,7 @@
 #include <stddef.h>
 
 #include <cmocka.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,6 +23,7 @@
 
 struct scene {
     struct kit_store *kit;
+    struct kit_store *older[BACKUPS]; /* as it was after each backup */
     struct kit_drive *state[BACKUPS];
     struct vb_id name[BACKUPS];
 };
@@ -49,6 +52,7 @@ static int set_up(void **state)
         assert_int_equal(kit_backup(repo, drive, false, &result, &error), 0);
         scene.name[i] = result.name;
         scene.state[i] = kit_drive_copy(drive);
+        scene.older[i] = kit_store_copy(scene.kit);
     }
     vb_repo_close(repo);
     kit_drive_free(drive);
@@ -60,35 +64,71 @@ static int tear_down(void **state)
     (void)state;
     for (unsigned i = 0; i < BACKUPS; i++)
         kit_drive_free(scene.state[i]);
+    for (unsigned i = 0; i < BACKUPS; i++)
+        kit_store_free(scene.older[i]);
     kit_store_free(scene.kit);
     return 0;
 }
 
+static bool is_said_to_restore(const struct kit_verdict *verdict, const struct vb_id *name)
+{
+    for (unsigned i = 0; i < verdict->good; i++) {
+        if (vb_id_equal(&verdict->good_name[i], name))
+            return true;
+    }
+    return false;
+}
+
 /* `expected`: damage is to be found. */
-static void check(struct kit_store *kit, bool expected)
+static void check_verdict(struct kit_store *kit, bool expected, struct kit_verdict *verdict)
 {
     struct vdisk_error error = {0};
-    struct kit_verdict verdict;
-    unsigned restored = 0;
+    bool restored[BACKUPS];
     struct vb_repo *repo;
     int result = vb_repo_open(kit_store_handle(kit), &kit_read_key, &repo, &error);
 
     if (result) { /* config, or keyslot */
         assert_true(expected && error.text[0]);
+        snprintf(verdict->all, sizeof(verdict->all), "config keys/");
         return;
     }
     for (unsigned i = 0; i < BACKUPS; i++) {
         result = kit_restore(repo, &scene.name[i], scene.state[i], &error);
-        restored += result == 0;
+        restored[i] = result == 0;
         if (result && result != VDISK_E_NOT_FOUND)
             assert_true(error.text[0]);
     }
-    result = kit_verify(repo, true, &verdict);
+    result = kit_verify(repo, true, verdict);
     assert_int_equal(result, expected ? VDISK_E_DAMAGED : 0);
-    if (verdict.good != restored)
-        print_message("%s\n", verdict.first);
-    assert_int_equal(verdict.good, restored);
+    for (unsigned i = 0; i < BACKUPS; i++) {
+        if (is_said_to_restore(verdict, &scene.name[i]) != restored[i])
+            print_message("backup %u: %s\n", i, verdict->first);
+        assert_int_equal(is_said_to_restore(verdict, &scene.name[i]), restored[i]);
+    }
     vb_repo_close(repo);
+}
+
+static void check(struct kit_store *kit, bool expected)
+{
+    struct kit_verdict verdict;
+
+    check_verdict(kit, expected, &verdict);
+}
+
+/* Of keyslots and writers the place alone is named: theirs are not known by those that are gone. */
+static void check_damaged(struct kit_store *kit, const struct kit_object *object)
+{
+    char name[VB_NAME_TEXT_BYTES];
+    struct kit_verdict verdict;
+    bool by_place =
+        object->place == VB_CONFIG || object->place == VB_KEYS || object->place == VB_WRITERS;
+    const char *wanted = by_place ? vb_place_name(object->place) : vb_id_text(name, &object->name);
+
+    check_verdict(kit, true, &verdict);
+    if (!strstr(verdict.all, wanted))
+        print_message("%s/%s is not named in: %s\n", vb_place_name(object->place), wanted,
+                      verdict.all);
+    assert_non_null(strstr(verdict.all, wanted));
 }
 
 static void test_it_is_sound(void **state)
@@ -99,7 +139,7 @@ static void test_it_is_sound(void **state)
 
 static void test_each_byte(void **state)
 {
-    uint64_t step = getenv("VDISK_TEST_LONG") ? 1 : 409, number = 0;
+    uint64_t step = getenv("VDISK_TEST_LONG") ? 1 : 409, number = 0, changed = 0;
 
     (void)state;
     for (size_t i = 0; i < scene.kit->count; i++) {
@@ -114,10 +154,12 @@ static void test_each_byte(void **state)
             if (!share_has(number))
                 continue;
             object->bytes[at] ^= (uint8_t)(1u << (number % 8));
-            check(scene.kit, true);
+            check_damaged(scene.kit, object);
             object->bytes[at] ^= (uint8_t)(1u << (number % 8));
+            changed++;
         }
     }
+    print_message("%llu of %llu bytes\n", (unsigned long long)changed, (unsigned long long)number);
     check(scene.kit, false);
 }
 
@@ -130,13 +172,13 @@ static void test_each_object_cut(void **state)
         if (object->is_gone)
             continue;
         object->length -= 16;
-        check(scene.kit, true);
+        check_damaged(scene.kit, object);
         object->length += 16;
     }
 }
 
 /* Keyslots, and the newest backup, may go without a trace in the repository: the first are found
- * missing by who has the key, the second by who has seen it (test_backup_pins). */
+ * missing by who has the key, the second by who has seen it (test_backup_store). */
 static bool leaves_no_trace(struct kit_store *kit, const struct kit_object *object)
 {
     struct kit_verdict verdict;
@@ -189,6 +231,42 @@ static void test_objects_swapped(void **state)
     }
 }
 
+static bool has(struct kit_store *kit, const struct kit_object *object)
+{
+    for (size_t i = 0; i < kit->count; i++) {
+        if (kit->object[i].place == object->place &&
+            vb_id_equal(&kit->object[i].name, &object->name) && !kit->object[i].is_gone)
+            return true;
+    }
+    return false;
+}
+
+/* A place, or all of them, as it was after an older backup. Who gives an older state of all gives
+ * one that is sound, and older: only who has seen the newer one notices (test_backup_store). */
+static void test_rolled_back(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i + 1 < BACKUPS; i++) {
+        check(scene.older[i], false);
+        for (enum vb_place place = VB_PACKS; place <= VB_INDEX_TREE; place++) {
+            struct kit_store *kit = kit_store_copy(scene.kit);
+            unsigned gone = 0;
+
+            for (size_t k = 0; k < kit->count; k++) {
+                struct kit_object *object = &kit->object[k];
+
+                if (object->place != place || object->is_gone || has(scene.older[i], object))
+                    continue;
+                object->is_gone = true;
+                gone++;
+            }
+            assert_true(gone > 0);
+            check(kit, true);
+            kit_store_free(kit);
+        }
+    }
+}
+
 /* Under its right name, an object of another repository. */
 static void test_objects_of_another_repository(void **state)
 {
@@ -227,6 +305,7 @@ int main(void)
         cmocka_unit_test(test_each_object_cut),
         cmocka_unit_test(test_each_object_deleted),
         cmocka_unit_test(test_objects_swapped),
+        cmocka_unit_test(test_rolled_back),
         cmocka_unit_test(test_objects_of_another_repository),
     };
 

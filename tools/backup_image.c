@@ -2,6 +2,7 @@
 /* Images out of backups; see backup_image.h. */
 #include "backup_image.h"
 
+#include "backup_drive.h"
 #include "launch.h"
 #include "reader.h"
 #include "report.h"
@@ -13,15 +14,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SECTOR_BYTES UINT64_C(512)
-
 int backup_image_make(struct newimage *image, const char *path, const struct vb_manifest *manifest,
                       const struct vdisk_key *key, struct vdisk_create_options create)
 {
     struct newimage_options options = {.compress = NULL};
     char compress[32];
 
-    create.size = (manifest->size + SECTOR_BYTES - 1) / SECTOR_BYTES * SECTOR_BYTES;
+    create.size = vb_image_size(manifest->size);
     if (manifest->source == VB_FROM_IMAGE) {
         options.cluster.value = manifest->cluster_bytes;
         snprintf(compress, sizeof(compress), "zstd:%d", manifest->compress_level);
