@@ -233,10 +233,21 @@ static int apply_mark(struct vdisk_image *image, void *arg, bool *changed)
     return r;
 }
 
+/* Marked, and begun with, in one checkpoint. */
+static int apply_delete(struct vdisk_image *image, void *arg, bool *changed)
+{
+    bool more;
+    int r = apply_mark(image, arg, changed);
+    return r ? r : vd_snapshot_reap_step(image, &more);
+}
+
 static int delete_entry(struct vdisk_image *image, void *arg)
 {
-    struct vd_change change = {
-        .apply = apply_mark, .arg = arg, .relief = true, .reserve_blocks = 16};
+    struct vd_change change = {.apply = apply_delete,
+                               .arg = arg,
+                               .states = true,
+                               .relief = true,
+                               .reserve_blocks = vd_reserve_relief(image)};
     int r = vd_checkpoint(image, &change);
     return r ? r : vd_snapshot_reap(image);
 }
