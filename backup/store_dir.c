@@ -304,11 +304,12 @@ static int sync_folders(struct dir_store *dir, const struct folders *folders)
     return result;
 }
 
-static int publish(struct dir_store *dir, struct pending *pending, struct folders *folders)
+/* With its bytes durable, or not: `result`. */
+static int publish(struct dir_store *dir, const struct pending *pending, int result,
+                   struct folders *folders)
 {
     char path[PATH_BYTES];
     bool new_folder = false;
-    int result = fdatasync(pending->fd) < 0 ? -errno : 0;
 
     close(pending->fd);
     if (result == 0) {
@@ -324,13 +325,32 @@ static int publish(struct dir_store *dir, struct pending *pending, struct folder
     return result;
 }
 
+/* All bytes first, then all names: so the file system writes its own log twice, and not once for
+ * each object. */
+static int publish_all(struct dir_store *dir, const struct pending *list, unsigned count,
+                       struct folders *folders)
+{
+    int done[PENDING_MAX], result = 0;
+
+    for (unsigned i = 0; i < count; i++)
+        sync_file_range(list[i].fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+    for (unsigned i = 0; i < count; i++)
+        done[i] = fdatasync(list[i].fd) < 0 ? -errno : 0;
+    for (unsigned i = 0; i < count; i++) {
+        int this_result = publish(dir, &list[i], done[i], folders);
+
+        result = result ? result : this_result;
+    }
+    return result;
+}
+
 static int dir_sync(struct vb_store *store)
 {
     struct dir_store *dir = of(store);
     struct pending *list = malloc(sizeof(dir->pending));
     struct folders folders;
     unsigned count;
-    int result = 0;
+    int result;
 
     if (!list)
         return -ENOMEM;
@@ -342,11 +362,7 @@ static int dir_sync(struct vb_store *store)
     folders = dir->moved;
     memset(&dir->moved, 0, sizeof(dir->moved));
     pthread_mutex_unlock(&dir->mutex);
-    for (unsigned i = 0; i < count; i++) {
-        int this_result = publish(dir, &list[i], &folders);
-
-        result = result ? result : this_result;
-    }
+    result = publish_all(dir, list, count, &folders);
     if (result == 0)
         result = sync_folders(dir, &folders);
     pthread_mutex_unlock(&dir->sync_mutex);
