@@ -207,9 +207,12 @@ static int read_base(struct vb_reader *reader, const struct vb_index *data,
 {
     const uint8_t *bytes;
     size_t length;
-    int result = vb_record_read(reader, data, VB_RECORD_BASE, &entry->id, &bytes, &length, error);
+    int result;
 
-    if (result == 0)
+    vb_sealer_into(reader->sealer, chunk, VB_CHUNK_BYTES);
+    result = vb_record_read(reader, data, VB_RECORD_BASE, &entry->id, &bytes, &length, error);
+    vb_sealer_into(reader->sealer, NULL, 0);
+    if (result == 0 && bytes != chunk)
         memcpy(chunk, bytes, VB_CHUNK_BYTES);
     return result;
 }
