@@ -250,6 +250,8 @@ mutant 'a snapshot with two children is deleted' $lib/reap.c \
     's/s->children <= 1/s->children <= 2/' crash:200
 mutant 'a child keeps the deleted parent' $lib/reap.c \
     "$(within reparent_one 's/snap->parent = p->to;/;/')" crash:60
+mutant 'a step of a deletion is long while others wait' $lib/reap.c \
+    's/image->loop\.coroutines == 1/true/' test_reap
 mutant 'a deletion that was cut short does not find its parent again' $lib/open.c \
     's/r = vd_snapshot_resume\(image\)/r = 0/' test_reap
 mutant 'a smaller drive keeps what lay beyond' $lib/resize.c \
