@@ -257,6 +257,17 @@ mutant 'a deletion that was cut short does not find its parent again' $lib/open.
 mutant 'a smaller drive keeps what lay beyond' $lib/resize.c \
     's/r = vd_do_clear\(.*/r = 0;/' crash:60
 
+# --- backups ---
+
+mutant 'an object begins where it was not written' backup/store_dir.c \
+    's/lseek\(fd, \(off_t\)direct, SEEK_SET\)/lseek(fd, 0, SEEK_SET)/' test_backup_store
+mutant 'an object lacks what was not written directly' backup/store_dir.c \
+    's/write_all\(fd, at \+ direct, bytes - direct\)/write_all(fd, at, bytes - direct)/' test_backup_store
+mutant 'blocks that are zeros stay in the bitmap of a patch' backup/create_chunk.c \
+    "$(within leave_out_zeros 's/bitmap\[block \/ 8\] &= .*/;/')" test_backup_model
+mutant 'the base of all zeros is not stored' backup/create_chunk.c \
+    "$(within use_zero_base 's/if \(result > 0\)/if (result > 1)/')" test_backup_model
+
 # --- what a guest may not reach ---
 
 mutant 'a chain begins with a descriptor that is none' vdiskd/vring_split.c \

@@ -195,6 +195,8 @@ static void test_some_blocks_where_all_was_zeros(void **state)
     struct kit_store *kit = kit_repo_make(1);
     struct vb_repo *repo = kit_repo_open(kit, &kit_read_key);
     struct vb_create_result result;
+    static const uint8_t zeros[4096];
+    struct kit_verdict verdict;
     struct vdisk_error error;
     struct kit_drive *drive;
     struct sim_rng rng;
@@ -206,12 +208,17 @@ static void test_some_blocks_where_all_was_zeros(void **state)
     assert_int_equal(kit_backup(repo, drive, false, &result, &error), 0);
     for (unsigned i = 1; i <= 4; i++)
         noise(drive, &rng, 5 * i * MIB + (uint64_t)i * 4096, 4096);
+    kit_drive_write(drive, 5 * MIB + 65536, zeros, sizeof(zeros));
+    noise(drive, &rng, 5 * MIB + 131072, 4096);
     kit_drive_write(drive, 30 * MIB, NULL, 8192);
+    drive->blind = true;
     assert_int_equal(kit_backup(repo, drive, false, &result, &error), 0);
+    drive->blind = false;
     assert_int_equal(result.chunks_stored, 0);
     assert_int_equal(result.patches, 4);
-    assert_true(result.bytes_stored < 4 * 4096 + 3000);
+    assert_true(result.bytes_stored < 5 * 4096 + 3000);
     assert_int_equal(kit_restore(repo, &result.name, drive, &error), 0);
+    assert_int_equal(kit_verify(repo, true, &verdict), 0);
     /* Again, and all of it: nothing is stored twice, neither the patches nor their base. */
     assert_int_equal(kit_backup(repo, drive, true, &result, &error), 0);
     assert_int_equal(result.bytes_stored, 0);
