@@ -100,6 +100,9 @@ static int add_record(struct vdisk_image *image, const char *name, bool *changed
         return vd_image_corrupt(image, VDISK_E_MALFORMED, "a snapshot has an unknown id");
     }
     *changed = true;
+    /* The last one taken: in an epoch that begins with this change there is none yet. */
+    if (image->stamp == (uint64_t)super->epoch << VD_STAMP_COUNTER)
+        (void)vd_stamp_take(image, 1);
     *snap = (struct vd_snap){
         .id = id,
         .parent = super->parent,

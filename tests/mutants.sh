@@ -250,6 +250,8 @@ mutant 'a snapshot with two children is deleted' $lib/reap.c \
     's/s->children <= 1/s->children <= 2/' crash:200
 mutant 'a child keeps the deleted parent' $lib/reap.c \
     "$(within reparent_one 's/snap->parent = p->to;/;/')" crash:60
+mutant 'a snapshot has a stamp that was never taken' $lib/snapshot.c \
+    "$(within add_record 's/\(void\)vd_stamp_take\(image, 1\);/;/')" test_reap
 mutant 'a step of a deletion is long while others wait' $lib/reap.c \
     's/image->loop\.coroutines == 1/true/' test_reap
 mutant 'a deletion that was cut short does not find its parent again' $lib/open.c \

@@ -118,6 +118,16 @@ static uint64_t checkpoints(const struct vdisk_image *image)
     return figures.checkpoints;
 }
 
+/* A stamp of the epoch, that it has taken. */
+static void expect_stamp(const struct vdisk_image *image)
+{
+    uint64_t stamp = image->super->parent_stamp;
+
+    assert_int_equal(vd_stamp_epoch(stamp), image->super->epoch);
+    assert_true(stamp > (uint64_t)image->super->epoch << VD_STAMP_COUNTER);
+    assert_true(stamp <= image->super->last_stamp);
+}
+
 /* The first change begins the epoch, too; a deletion is marked and made in one. */
 static void test_nobody_waits_for_more_than_one_checkpoint(void **state)
 {
@@ -138,6 +148,7 @@ static void test_nobody_waits_for_more_than_one_checkpoint(void **state)
     assert_int_equal(tamper_open(disk, false, &image), 0);
     assert_int_equal(vdisk_snapshot_create(image, "last"), 0);
     assert_int_equal(checkpoints(image), 1);
+    expect_stamp(image);
     expect_sound(image);
     assert_int_equal(vdisk_close(image, NULL), 0);
     sim_free(disk);
