@@ -597,6 +597,7 @@ static void end(struct creating *creating)
     if (creating->leased)
         vb_lease_end(creating->repo, &creating->lease);
     pthread_mutex_destroy(&creating->shared.mutex);
+    pthread_mutex_destroy(&creating->shared.zero_mutex);
     pthread_mutex_destroy(&creating->data_packed.mutex);
     pthread_mutex_destroy(&creating->tree_packed.mutex);
     free(creating);
@@ -621,6 +622,7 @@ int vb_create(const struct vb_create_options *options, struct vb_manifest *manif
     creating->drive = creating->shared.drive = options->drive;
     creating->manifest = manifest;
     creating->error = error;
+    pthread_mutex_init(&creating->shared.zero_mutex, NULL);
     pthread_mutex_init(&creating->shared.mutex, NULL); /* none of these can fail on Linux */
     pthread_mutex_init(&creating->data_packed.mutex, NULL);
     pthread_mutex_init(&creating->tree_packed.mutex, NULL);

@@ -147,7 +147,14 @@ static int store(struct lane *lane, enum vb_record_kind kind, const struct vb_id
     return wanted ? vb_packer_add(shared->packer, lane->sealer, kind, id, lane->buffer, length) : 0;
 }
 
-/* --- the two ways ------------------------------------------------------------------------- */
+/* --- the ways ----------------------------------------------------------------------------- */
+
+static void count_zero(struct chunk_shared *shared)
+{
+    pthread_mutex_lock(&shared->mutex);
+    shared->counts.chunks_zero++;
+    pthread_mutex_unlock(&shared->mutex);
+}
 
 /* The whole chunk, as a base. */
 static int store_base(struct lane *lane, struct chunk_task *task, uint64_t *bytes,
@@ -167,9 +174,7 @@ static int store_base(struct lane *lane, struct chunk_task *task, uint64_t *byte
     if (result)
         return result;
     if (zeros_is_all(lane->buffer, VB_CHUNK_BYTES)) {
-        pthread_mutex_lock(&lane->shared->mutex);
-        lane->shared->counts.chunks_zero++;
-        pthread_mutex_unlock(&lane->shared->mutex);
+        count_zero(lane->shared);
         return 0;
     }
     result = vb_chunk_load_index(lane->shared);
@@ -196,6 +201,74 @@ static int store_patch(struct lane *lane, struct chunk_task *task, const uint8_t
     return store(lane, VB_RECORD_PATCH, &task->after.patch, length);
 }
 
+/* The base of chunks that are zeros but for some blocks; stored with the first of them. */
+static int use_zero_base(struct lane *lane, struct vb_id *id)
+{
+    struct chunk_shared *shared = lane->shared;
+    int result = 0;
+
+    pthread_mutex_lock(&shared->zero_mutex);
+    if (!shared->has_zero_base) {
+        memset(lane->buffer, 0, VB_CHUNK_BYTES);
+        vb_id_of(shared->repo->keys->chunk_key, lane->buffer, VB_CHUNK_BYTES, &shared->zero_base);
+        result = ask_for(shared, VB_RECORD_BASE, &shared->zero_base);
+        if (result > 0)
+            result = vb_packer_add(shared->packer, lane->sealer, VB_RECORD_BASE, &shared->zero_base,
+                                   lane->buffer, VB_CHUNK_BYTES);
+        shared->has_zero_base = result == 0;
+    }
+    *id = shared->zero_base;
+    pthread_mutex_unlock(&shared->zero_mutex);
+    return result;
+}
+
+/* Of the blocks in the buffer those that are not zeros, and what is left of their bitmap. */
+static size_t leave_out_zeros(uint8_t *buffer, uint8_t *bitmap)
+{
+    size_t from = 0, to = 0;
+
+    for (unsigned block = 0; block < VB_CHUNK_BLOCKS; block++) {
+        if (!has_bit(bitmap, block))
+            continue;
+        if (zeros_is_all(buffer + from, VB_BLOCK_BYTES)) {
+            bitmap[block / 8] &= (uint8_t) ~(1u << (block % 8));
+        } else {
+            memmove(buffer + to, buffer + from, VB_BLOCK_BYTES);
+            to += VB_BLOCK_BYTES;
+        }
+        from += VB_BLOCK_BYTES;
+    }
+    return to;
+}
+
+/* Some blocks where all was zeros: a patch of zeros, so that they alone are hashed. */
+static int store_sparse(struct lane *lane, struct chunk_task *task, uint64_t *bytes,
+                        struct vdisk_error *error)
+{
+    struct chunk_shared *shared = lane->shared;
+    uint8_t blocks[VB_BITMAP_BYTES];
+    size_t length;
+    int result = read_blocks(lane, task, task->data, true, bytes, error);
+
+    if (result)
+        return result;
+    memcpy(blocks, task->data, sizeof(blocks));
+    length = leave_out_zeros(lane->buffer, blocks);
+    if (length == 0) {
+        count_zero(shared);
+        return 0;
+    }
+    /* Of a drive that is looked at as a whole, most may be there. */
+    result = shared->drive->base ? 0 : vb_chunk_load_index(shared);
+    if (result)
+        return result;
+    task->after.state = VB_NODE_PATCHED;
+    memcpy(task->after.bitmap, blocks, VB_BITMAP_BYTES);
+    vb_id_of(shared->repo->keys->patch_key, lane->buffer, length, &task->after.patch);
+    result = store(lane, VB_RECORD_PATCH, &task->after.patch, length);
+    return result ? result : use_zero_base(lane, &task->after.id);
+}
+
 static bool is_all_zero_now(const struct chunk_task *task)
 {
     return vb_bitmap_count(task->changed) == VB_CHUNK_BLOCKS && vb_bitmap_count(task->data) == 0;
@@ -207,11 +280,11 @@ static int look_at(struct lane *lane, struct chunk_task *task, uint64_t *bytes,
     uint8_t blocks[VB_BITMAP_BYTES];
 
     if (is_all_zero_now(task)) {
-        pthread_mutex_lock(&lane->shared->mutex);
-        lane->shared->counts.chunks_zero++;
-        pthread_mutex_unlock(&lane->shared->mutex);
+        count_zero(lane->shared);
         return 0;
     }
+    if (task->before.state == VB_NODE_ZERO && vb_bitmap_count(task->data) <= PATCH_BLOCKS)
+        return store_sparse(lane, task, bytes, error);
     memcpy(blocks, task->changed, sizeof(blocks));
     for (unsigned i = 0; task->before.state == VB_NODE_PATCHED && i < VB_BITMAP_BYTES; i++)
         blocks[i] |= task->before.bitmap[i];

@@ -43,9 +43,12 @@ struct chunk_shared {
     struct vb_drive *drive;
     struct vb_packer *packer;
     pthread_mutex_t mutex;
-    struct vb_index *data; /* loaded when it is first needed */
-    struct vb_idset fresh; /* what this backup stores */
-    uint8_t *pack_used;    /* of the index: records were taken from it */
+    struct vb_index *data;      /* loaded when it is first needed */
+    struct vb_idset fresh;      /* what this backup stores */
+    uint8_t *pack_used;         /* of the index: records were taken from it */
+    pthread_mutex_t zero_mutex; /* of the two below, taken before the other one */
+    struct vb_id zero_base;
+    bool has_zero_base; /* it is stored */
     struct vb_create_result counts;
     struct vdisk_error error; /* of the first that failed */
 };

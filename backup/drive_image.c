@@ -269,6 +269,19 @@ static void describe(const struct vdisk_info *info, const struct vdisk_snapshot_
     memcpy(manifest->snapshot_name, snapshot->name, sizeof(manifest->snapshot_name));
 }
 
+/* What one that was interrupted left behind, under the name of the one to come. */
+static int delete_leftover(struct vb_image *made, struct vdisk_image *image)
+{
+    struct search search;
+    int result;
+
+    if (strcmp(made->name, made->before_name) == 0)
+        return 0;
+    /* Asked for first: a deletion in vain would begin to write to the image, and wait for that. */
+    result = find_snapshot(image, made->name, &search);
+    return result || !search.found ? result : vdisk_snapshot_delete(image, made->name);
+}
+
 /* With the image open for writing. */
 static int make_snapshot(struct vb_image *made, struct vdisk_image *image,
                          struct vb_manifest *manifest, struct vdisk_error *error)
@@ -291,10 +304,9 @@ static int make_snapshot(struct vb_image *made, struct vdisk_image *image,
     snprintf(made->name, sizeof(made->name), "%s%llu", prefix,
              (unsigned long long)manifest->sequence);
     result = find_base(made, image, info.size);
-    /* Left behind by one that was interrupted. */
-    if (result == 0 && strcmp(made->name, made->before_name) != 0)
-        result = vdisk_snapshot_delete(image, made->name);
-    if (result == 0 || result == VDISK_E_NOT_FOUND)
+    if (result == 0)
+        result = delete_leftover(made, image);
+    if (result == 0)
         result = vdisk_snapshot_create(image, made->name);
     if (result == 0)
         result = find_snapshot(image, made->name, &search);

@@ -18,6 +18,7 @@
 #include <string.h>
 
 #define BUFFERS      2u
+#define ALIGNMENT    4096u  /* of memory that a store may write beside the page cache */
 #define ENTRIES_MAX  16384u /* of one pack that we make */
 #define BUFFER_BYTES ((size_t)VB_PACK_TARGET + VB_RECORD_MAX + VB_DIRECTORY_ROOM)
 
@@ -177,7 +178,7 @@ static int begin(struct vb_packer *packer, struct buffer *buffer)
 
     vb_repo_segment_keys(packer->repo, &keys);
     if (!buffer->bytes)
-        buffer->bytes = malloc(BUFFER_BYTES);
+        buffer->bytes = aligned_alloc(ALIGNMENT, BUFFER_BYTES);
     buffer->entries = calloc(ENTRIES_MAX, sizeof(*buffer->entries));
     if (!buffer->bytes || !buffer->entries)
         return -ENOMEM;

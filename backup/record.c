@@ -24,6 +24,7 @@ struct vb_reader {
     uint8_t *sealed; /* VB_RECORD_MAX */
     struct kept_segment kept[SEGMENTS_KEPT];
     unsigned next;
+    struct vb_id zero_base; /* all zeros: not yet known */
 };
 
 int vb_reader_new(struct vb_repo *repo, struct vb_reader **out)
@@ -187,23 +188,46 @@ static int apply_patch(const uint8_t bitmap[static VB_BITMAP_BYTES], const uint8
     return 0;
 }
 
-int vb_chunk_read(struct vb_reader *reader, const struct vb_index *data,
-                  const struct vb_node_entry *entry, uint8_t *chunk, struct vdisk_error *error)
+/* True: it is zeros but for a patch, or all of it, and the chunk is. Many patches may have this
+ * base, which is known without being fetched. */
+static bool make_zeros(struct vb_reader *reader, const struct vb_node_entry *entry, uint8_t *chunk)
+{
+    if (entry->state == VB_NODE_BASE)
+        return false;
+    memset(chunk, 0, VB_CHUNK_BYTES);
+    if (entry->state == VB_NODE_ZERO)
+        return true;
+    if (vb_id_is_zero(&reader->zero_base))
+        vb_id_of(id_key(reader, VB_RECORD_BASE), chunk, VB_CHUNK_BYTES, &reader->zero_base);
+    return vb_id_equal(&entry->id, &reader->zero_base);
+}
+
+static int read_base(struct vb_reader *reader, const struct vb_index *data,
+                     const struct vb_node_entry *entry, uint8_t *chunk, struct vdisk_error *error)
 {
     const uint8_t *bytes;
     size_t length;
     int result;
 
-    if (entry->state == VB_NODE_ZERO) {
-        memset(chunk, 0, VB_CHUNK_BYTES);
-        return 0;
-    }
+    vb_sealer_into(reader->sealer, chunk, VB_CHUNK_BYTES);
     result = vb_record_read(reader, data, VB_RECORD_BASE, &entry->id, &bytes, &length, error);
-    if (result)
+    vb_sealer_into(reader->sealer, NULL, 0);
+    if (result == 0 && bytes != chunk)
+        memcpy(chunk, bytes, VB_CHUNK_BYTES);
+    return result;
+}
+
+int vb_chunk_read(struct vb_reader *reader, const struct vb_index *data,
+                  const struct vb_node_entry *entry, uint8_t *chunk, struct vdisk_error *error)
+{
+    const uint8_t *bytes;
+    size_t length;
+    int result = 0;
+
+    if (!make_zeros(reader, entry, chunk))
+        result = read_base(reader, data, entry, chunk, error);
+    if (result || entry->state != VB_NODE_PATCHED)
         return result;
-    memcpy(chunk, bytes, VB_CHUNK_BYTES);
-    if (entry->state != VB_NODE_PATCHED)
-        return 0;
     result = vb_record_read(reader, data, VB_RECORD_PATCH, &entry->patch, &bytes, &length, error);
     if (result == 0) {
         result = apply_patch(entry->bitmap, bytes, length, chunk);

@@ -210,6 +210,8 @@ struct vb_sealer {
     size_t plain_room, packed;
     uint8_t *payload; /* decompressed */
     size_t payload_room;
+    uint8_t *into; /* the caller's, for one of so many bytes; or NULL */
+    size_t into_bytes;
 };
 
 int vb_sealer_new(const uint8_t repo_id[static VB_REPO_ID_BYTES], struct vb_sealer **out)
@@ -352,23 +354,32 @@ static int decrypt(struct vb_sealer *sealer, const struct vb_segment *segment,
     return 0;
 }
 
+void vb_sealer_into(struct vb_sealer *sealer, uint8_t *bytes, size_t length)
+{
+    sealer->into = bytes;
+    sealer->into_bytes = bytes ? length : 0;
+}
+
 static int decompress(struct vb_sealer *sealer, const uint8_t *frame, size_t length, size_t limit,
                       const uint8_t **payload, size_t *payload_bytes)
 {
     unsigned long long size = ZSTD_getFrameContentSize(frame, length);
+    uint8_t *to;
 
     if (size == ZSTD_CONTENTSIZE_ERROR || size == ZSTD_CONTENTSIZE_UNKNOWN || size > limit ||
         ZSTD_findFrameCompressedSize(frame, length) != length)
         return VDISK_E_MALFORMED;
     if (!sealer->decompress)
         sealer->decompress = ZSTD_createDCtx();
-    if (!sealer->decompress ||
-        !make_room(&sealer->payload, &sealer->payload_room, size ? (size_t)size : 1))
+    if (!sealer->decompress)
         return -ENOMEM;
-    if (ZSTD_decompressDCtx(sealer->decompress, sealer->payload, (size_t)size, frame, length) !=
-        size)
+    to = size == sealer->into_bytes ? sealer->into : NULL;
+    if (!to && !make_room(&sealer->payload, &sealer->payload_room, size ? (size_t)size : 1))
+        return -ENOMEM;
+    to = to ? to : sealer->payload;
+    if (ZSTD_decompressDCtx(sealer->decompress, to, (size_t)size, frame, length) != size)
         return VDISK_E_MALFORMED;
-    *payload = sealer->payload;
+    *payload = to;
     *payload_bytes = (size_t)size;
     return 0;
 }

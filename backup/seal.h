@@ -87,6 +87,10 @@ int vb_sealer_open(struct vb_sealer *sealer, const struct vb_segment *segment,
                    const struct vb_record_context *context, const uint8_t *sealed, size_t length,
                    size_t limit, const uint8_t **payload, size_t *payload_bytes);
 
+/* Where the next payloads go that are compressed and have so many bytes, in place of a buffer of
+ * the sealer's: until a call with NULL. */
+void vb_sealer_into(struct vb_sealer *sealer, uint8_t *bytes, size_t length);
+
 /* The length of a record before sealing, with its padding. */
 size_t vb_padded(size_t length, unsigned pad);
 /* Takes the plaintext of a record apart: codec, payload, padding. Not the decompression.

@@ -26,6 +26,7 @@
 #define PENDING_MAX  64u
 #define PATH_BYTES   160u       /* within the repository */
 #define EARLY_BYTES  (1u << 20) /* of such objects the disk begins at once */
+#define DIRECT_UNIT  4096u
 #define PACK_FOLDERS 256u
 
 /* What has changed, to be synced once. */
@@ -230,17 +231,46 @@ static int write_all(int fd, const uint8_t *data, size_t bytes)
     return 0;
 }
 
+/* All but the last bytes of a large object, beside the page cache: it would be copied there only to
+ * be read from there by the disk. Returns how many bytes; where that does not work, none. */
+static size_t write_direct(struct dir_store *dir, const char *path, const uint8_t *data,
+                           size_t bytes)
+{
+    size_t whole = bytes / DIRECT_UNIT * DIRECT_UNIT, done = 0;
+    int fd;
+
+    if (bytes < EARLY_BYTES || (uintptr_t)data % DIRECT_UNIT != 0)
+        return 0;
+    fd = openat(dir->root, path, O_WRONLY | O_DIRECT | O_CLOEXEC | O_NOFOLLOW);
+    while (fd >= 0 && done < whole) {
+        ssize_t put = write(fd, data + done, whole - done);
+
+        if (put <= 0 || put % DIRECT_UNIT != 0)
+            break;
+        done += (size_t)put;
+    }
+    if (fd >= 0)
+        close(fd);
+    return done;
+}
+
 /* A file in tmp/ with these bytes, open; its path. Or an error, and no file. */
 static int write_temporary(struct dir_store *dir, char path[static PATH_BYTES], const void *data,
                            size_t bytes)
 {
-    int result, fd;
+    const uint8_t *at = data;
+    size_t direct;
+    int result = 0, fd;
 
     random_path(path);
     fd = openat(dir->root, path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0)
         return -errno;
-    result = write_all(fd, data, bytes);
+    direct = write_direct(dir, path, at, bytes);
+    if (lseek(fd, (off_t)direct, SEEK_SET) < 0)
+        result = -errno;
+    if (result == 0)
+        result = write_all(fd, at + direct, bytes - direct);
     if (result) {
         unlinkat(dir->root, path, 0);
         close(fd);
@@ -304,11 +334,12 @@ static int sync_folders(struct dir_store *dir, const struct folders *folders)
     return result;
 }
 
-static int publish(struct dir_store *dir, struct pending *pending, struct folders *folders)
+/* With its bytes durable, or not: `result`. */
+static int publish(struct dir_store *dir, const struct pending *pending, int result,
+                   struct folders *folders)
 {
     char path[PATH_BYTES];
     bool new_folder = false;
-    int result = fdatasync(pending->fd) < 0 ? -errno : 0;
 
     close(pending->fd);
     if (result == 0) {
@@ -324,13 +355,32 @@ static int publish(struct dir_store *dir, struct pending *pending, struct folder
     return result;
 }
 
+/* All bytes first, then all names: so the file system writes its own log twice, and not once for
+ * each object. */
+static int publish_all(struct dir_store *dir, const struct pending *list, unsigned count,
+                       struct folders *folders)
+{
+    int done[PENDING_MAX], result = 0;
+
+    for (unsigned i = 0; i < count; i++)
+        sync_file_range(list[i].fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+    for (unsigned i = 0; i < count; i++)
+        done[i] = fdatasync(list[i].fd) < 0 ? -errno : 0;
+    for (unsigned i = 0; i < count; i++) {
+        int this_result = publish(dir, &list[i], done[i], folders);
+
+        result = result ? result : this_result;
+    }
+    return result;
+}
+
 static int dir_sync(struct vb_store *store)
 {
     struct dir_store *dir = of(store);
     struct pending *list = malloc(sizeof(dir->pending));
     struct folders folders;
     unsigned count;
-    int result = 0;
+    int result;
 
     if (!list)
         return -ENOMEM;
@@ -342,11 +392,7 @@ static int dir_sync(struct vb_store *store)
     folders = dir->moved;
     memset(&dir->moved, 0, sizeof(dir->moved));
     pthread_mutex_unlock(&dir->mutex);
-    for (unsigned i = 0; i < count; i++) {
-        int this_result = publish(dir, &list[i], &folders);
-
-        result = result ? result : this_result;
-    }
+    result = publish_all(dir, list, count, &folders);
     if (result == 0)
         result = sync_folders(dir, &folders);
     pthread_mutex_unlock(&dir->sync_mutex);

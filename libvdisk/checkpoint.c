@@ -375,6 +375,8 @@ static int run_checkpoint(struct vdisk_image *image, const struct vd_change *cha
         vd_unlock_exclusive(&image->loop, &image->states);
     if (!r)
         r = write_out(&cp);
+    if (!r && epoch)
+        image->epoch_begun = true;
     if (cp.journal_locked)
         vd_unlock_exclusive(&image->loop, &image->journal.lock);
     if (!r)
@@ -405,22 +407,18 @@ int vd_begin_writing(struct vdisk_image *image)
     if (image->read_only)
         return vd_image_fail(image, -EROFS, "the image is open read-only");
     begin(image);
-    int r = 0;
-    if (!image->epoch_begun) {
-        r = run_checkpoint(image, NULL, true);
-        image->epoch_begun = r == 0;
-    }
+    int r = image->epoch_begun ? 0 : run_checkpoint(image, NULL, true);
     end(image);
     return r;
 }
 
+/* The first one since opening begins the epoch, too. */
 int vd_checkpoint(struct vdisk_image *image, const struct vd_change *change)
 {
-    int r = vd_begin_writing(image);
-    if (r)
-        return r;
+    if (image->read_only)
+        return vd_image_fail(image, -EROFS, "the image is open read-only");
     begin(image);
-    r = run_checkpoint(image, change, false);
+    int r = run_checkpoint(image, change, !image->epoch_begun);
     end(image);
     return r;
 }

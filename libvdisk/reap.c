@@ -12,19 +12,36 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* Leaves in one step: 32 with the usual journal, and few in a small image, whose deletions then
- * are cut in steps too. */
-static unsigned step_leaves(const struct vdisk_image *image)
-{
-    return image->journal.ring_blocks / 16 < 64 ? image->journal.ring_blocks / 16 + 1 : 64;
-}
+#define FEW_SMALL 16u /* in an image whose journal allows fewer, a step never has more */
+#define MORE      8u
 
 struct walk {
     struct vdisk_image *image;
     struct vdisk_snapshot *victim;
     struct vd_tree *other[2]; /* parent and child, NULL where there is none */
-    unsigned budget;
+    unsigned few, leaves;     /* in one step, at least; in this one until now */
+    bool alone;               /* nobody waits while it lasts */
 };
+
+/* 32 with the usual journal, and few in a small image, whose deletions then are cut in steps too.
+ */
+static unsigned few_leaves(const struct vdisk_image *image)
+{
+    return image->journal.ring_blocks / 16 < 64 ? image->journal.ring_blocks / 16 + 1 : 64;
+}
+
+/* A step costs three syncs: with nobody there whom it keeps waiting it takes more leaves, as long
+ * as the nodes of the allocation tree that it changes fit into what was promised for it. */
+static bool is_full(const struct walk *w)
+{
+    const struct vd_alloc *alloc = &w->image->alloc;
+    uint64_t pages = vd_min64(alloc->frees.count, alloc->host_blocks / VD_PAGE_BLOCKS);
+
+    if (w->leaves < w->few)
+        return false;
+    return !w->alone || w->few < FEW_SMALL || w->leaves >= MORE * w->few ||
+           pages * 2 + 16 > vd_reserve_relief(w->image);
+}
 
 static bool has_zstd(const struct vd_node *leaf, unsigned cluster, uint64_t stamp)
 {
@@ -73,14 +90,14 @@ static int free_leaf(struct walk *w, uint64_t index)
     return r;
 }
 
-/* Frees the victim's subtree at (level, index) from the cursor on, while there is a budget. */
+/* Frees the victim's subtree at (level, index) from the cursor on, until the step is full. */
 static int walk_subtree(struct walk *w, unsigned level, uint64_t index)
 {
     struct vd_superblock *super = w->image->super;
     uint64_t end = (index + 1) * vd_span(level);
     struct vd_ref ref, other;
     bool known;
-    if (end <= super->delete_cursor || w->budget == 0)
+    if (end <= super->delete_cursor || is_full(w))
         return 0;
     int r = vd_tree_ref(&w->victim->map, level, index, &ref, &known);
     bool mine = vd_ref_is_node(&ref);
@@ -98,7 +115,7 @@ static int walk_subtree(struct walk *w, unsigned level, uint64_t index)
     }
     if (level == 0) {
         r = free_leaf(w, index);
-        w->budget--;
+        w->leaves++;
     }
     for (unsigned i = 0; level > 0 && i < VD_FANOUT && !r; i++)
         r = walk_subtree(w, level - 1, index * VD_FANOUT + i);
@@ -263,16 +280,14 @@ static int open_others(struct walk *w, struct vdisk_snapshot *opened[2])
     return r;
 }
 
-/* One step; also begins and ends a deletion. */
-static int apply_step(struct vdisk_image *image, void *arg, bool *changed)
+int vd_snapshot_reap_step(struct vdisk_image *image, bool *more)
 {
     struct vd_superblock *super = image->super;
-    struct walk w = {.image = image, .budget = step_leaves(image)};
+    struct walk w = {
+        .image = image, .few = few_leaves(image), .alone = image->loop.coroutines == 1};
     struct vdisk_snapshot *opened[2] = {NULL, NULL};
-    bool *more = arg;
     int r = 0;
     *more = true;
-    *changed = true;
     if (!super->deleting) {
         uint64_t victim;
         r = choose_victim(image, &victim);
@@ -296,6 +311,12 @@ static int apply_step(struct vdisk_image *image, void *arg, bool *changed)
     vdisk_snapshot_close(opened[0]);
     vdisk_snapshot_close(opened[1]);
     return r;
+}
+
+static int apply_step(struct vdisk_image *image, void *arg, bool *changed)
+{
+    *changed = true;
+    return vd_snapshot_reap_step(image, arg);
 }
 
 int vd_snapshot_reap(struct vdisk_image *image)

@@ -100,6 +100,9 @@ static int add_record(struct vdisk_image *image, const char *name, bool *changed
         return vd_image_corrupt(image, VDISK_E_MALFORMED, "a snapshot has an unknown id");
     }
     *changed = true;
+    /* The last one taken: in an epoch that begins with this change there is none yet. */
+    if (image->stamp == (uint64_t)super->epoch << VD_STAMP_COUNTER)
+        (void)vd_stamp_take(image, 1);
     *snap = (struct vd_snap){
         .id = id,
         .parent = super->parent,
@@ -233,10 +236,21 @@ static int apply_mark(struct vdisk_image *image, void *arg, bool *changed)
     return r;
 }
 
+/* Marked, and begun with, in one checkpoint. */
+static int apply_delete(struct vdisk_image *image, void *arg, bool *changed)
+{
+    bool more;
+    int r = apply_mark(image, arg, changed);
+    return r ? r : vd_snapshot_reap_step(image, &more);
+}
+
 static int delete_entry(struct vdisk_image *image, void *arg)
 {
-    struct vd_change change = {
-        .apply = apply_mark, .arg = arg, .relief = true, .reserve_blocks = 16};
+    struct vd_change change = {.apply = apply_delete,
+                               .arg = arg,
+                               .states = true,
+                               .relief = true,
+                               .reserve_blocks = vd_reserve_relief(image)};
     int r = vd_checkpoint(image, &change);
     return r ? r : vd_snapshot_reap(image);
 }

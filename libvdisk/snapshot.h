@@ -18,6 +18,9 @@ int vd_snapshot_open_record(struct vdisk_image *image, const struct vd_snap *sna
                             struct vdisk_snapshot **out);
 /* What an interrupted deletion needs after opening. */
 int vd_snapshot_resume(struct vdisk_image *image);
+/* One step of that, also the first and the last one of a deletion; within a change that frees trees
+ * and gives space back (vd_reserve_relief). *more: there may be another one to take. */
+int vd_snapshot_reap_step(struct vdisk_image *image, bool *more);
 /* Frees what snapshots marked for deletion hold, as far as that can be. */
 int vd_snapshot_reap(struct vdisk_image *image);
 

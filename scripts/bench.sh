@@ -5,6 +5,8 @@
 #   BENCH_RUNS  pairs (5)       BENCH_MIB  data in MiB (768)       BENCH_OPEN_GIB  for opening (10)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=scripts/bench_lib.sh
+. scripts/bench_lib.sh
 export LC_ALL=C PATH="$PWD/build/bin:/usr/sbin:/sbin:$PATH"
 runs=${BENCH_RUNS:-5}
 mib=${BENCH_MIB:-768}
@@ -58,7 +60,6 @@ seconds() {
     awk -v a="$from" -v b="$to" 'BEGIN { printf "%.3f\n", b - a }'
 }
 fail() { echo "bench: $1 failed" >&2; exit 1; }
-median() { sort -n | awk '{ v[NR] = $1 } END { printf "%.3f", v[int((NR + 1) / 2)] }'; }
 # pair TITLE OURS OUR_FILE THEIRS THEIR_FILE
 pair() {
     local a=() b=() r=() i ours theirs

@@ -122,6 +122,11 @@ static bool is_zero_block(const struct kit_drive *drive, size_t block)
 }
 
 /* Runs of blocks that changed, or, without a base, that are not zeros. */
+static bool known_zero(const struct kit_drive *drive, size_t block)
+{
+    return !drive->blind && is_zero_block(drive, block);
+}
+
 static int drive_next(struct vb_drive *vb_drive, uint64_t from, struct vb_span *span,
                       struct vdisk_error *error)
 {
@@ -131,15 +136,15 @@ static int drive_next(struct vb_drive *vb_drive, uint64_t from, struct vb_span *
 
     (void)error;
     *span = (struct vb_span){0};
-    while (block < blocks && (vb_drive->base ? !drive->dirty[block] : is_zero_block(drive, block)))
+    while (block < blocks && (vb_drive->base ? !drive->dirty[block] : known_zero(drive, block)))
         block++;
     if (block == blocks)
         return 0;
     first = block;
-    span->is_zero = vb_drive->base && is_zero_block(drive, block);
+    span->is_zero = vb_drive->base && known_zero(drive, block);
     while (block < blocks &&
-           (vb_drive->base ? drive->dirty[block] && is_zero_block(drive, block) == span->is_zero
-                           : !is_zero_block(drive, block)))
+           (vb_drive->base ? drive->dirty[block] && known_zero(drive, block) == span->is_zero
+                           : !known_zero(drive, block)))
         block++;
     span->offset = first * VB_BLOCK_BYTES;
     span->length = (block == blocks ? drive->drive.size : block * VB_BLOCK_BYTES) - span->offset;

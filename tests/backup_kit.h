@@ -68,6 +68,7 @@ struct kit_drive {
     uint8_t id[VB_DRIVE_ID_BYTES];
     uint8_t **chunk; /* NULL: zeros */
     size_t chunks;
+    bool blind;     /* it tells no zeros from data */
     uint8_t *dirty; /* a byte for each block: changed since the base */
     struct vb_backup base;
     uint64_t read_bytes;

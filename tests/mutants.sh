@@ -250,10 +250,25 @@ mutant 'a snapshot with two children is deleted' $lib/reap.c \
     's/s->children <= 1/s->children <= 2/' crash:200
 mutant 'a child keeps the deleted parent' $lib/reap.c \
     "$(within reparent_one 's/snap->parent = p->to;/;/')" crash:60
+mutant 'a snapshot has a stamp that was never taken' $lib/snapshot.c \
+    "$(within add_record 's/\(void\)vd_stamp_take\(image, 1\);/;/')" test_reap
+mutant 'a step of a deletion is long while others wait' $lib/reap.c \
+    's/image->loop\.coroutines == 1/true/' test_reap
 mutant 'a deletion that was cut short does not find its parent again' $lib/open.c \
     's/r = vd_snapshot_resume\(image\)/r = 0/' test_reap
 mutant 'a smaller drive keeps what lay beyond' $lib/resize.c \
     's/r = vd_do_clear\(.*/r = 0;/' crash:60
+
+# --- backups ---
+
+mutant 'an object begins where it was not written' backup/store_dir.c \
+    's/lseek\(fd, \(off_t\)direct, SEEK_SET\)/lseek(fd, 0, SEEK_SET)/' test_backup_store
+mutant 'an object lacks what was not written directly' backup/store_dir.c \
+    's/write_all\(fd, at \+ direct, bytes - direct\)/write_all(fd, at, bytes - direct)/' test_backup_store
+mutant 'blocks that are zeros stay in the bitmap of a patch' backup/create_chunk.c \
+    "$(within leave_out_zeros 's/bitmap\[block \/ 8\] &= .*/;/')" test_backup_model
+mutant 'the base of all zeros is not stored' backup/create_chunk.c \
+    "$(within use_zero_base 's/if \(result > 0\)/if (result > 1)/')" test_backup_model
 
 # --- what a guest may not reach ---
 

@@ -189,12 +189,62 @@ static void test_same_content_is_stored_once(void **state)
     kit_store_free(kit);
 }
 
+/* Only the blocks are read, hashed and stored, also in a drive that is looked at as a whole. */
+static void test_some_blocks_where_all_was_zeros(void **state)
+{
+    struct kit_store *kit = kit_repo_make(1);
+    struct vb_repo *repo = kit_repo_open(kit, &kit_read_key);
+    struct vb_create_result result;
+    static const uint8_t zeros[4096];
+    struct kit_verdict verdict;
+    struct vdisk_error error;
+    struct kit_drive *drive;
+    struct sim_rng rng;
+
+    (void)state;
+    sim_rng_seed(&rng, 4);
+    drive = kit_drive_new(40 * MIB, &rng);
+    noise(drive, &rng, 0, MIB);
+    assert_int_equal(kit_backup(repo, drive, false, &result, &error), 0);
+    for (unsigned i = 1; i <= 4; i++)
+        noise(drive, &rng, 5 * i * MIB + (uint64_t)i * 4096, 4096);
+    kit_drive_write(drive, 5 * MIB + 65536, zeros, sizeof(zeros));
+    noise(drive, &rng, 5 * MIB + 131072, 4096);
+    kit_drive_write(drive, 30 * MIB, NULL, 8192);
+    drive->blind = true;
+    assert_int_equal(kit_backup(repo, drive, false, &result, &error), 0);
+    drive->blind = false;
+    assert_int_equal(result.chunks_stored, 0);
+    assert_int_equal(result.patches, 4);
+    assert_true(result.bytes_stored < 5 * 4096 + 3000);
+    assert_int_equal(kit_restore(repo, &result.name, drive, &error), 0);
+    assert_int_equal(kit_verify(repo, true, &verdict), 0);
+    /* Again, and all of it: nothing is stored twice, neither the patches nor their base. */
+    assert_int_equal(kit_backup(repo, drive, true, &result, &error), 0);
+    assert_int_equal(result.bytes_stored, 0);
+    /* They go on as any patch: more blocks, until a whole chunk is better; fewer. */
+    for (unsigned block = 0; block < 70; block += 10) {
+        noise(drive, &rng, 5 * MIB + (uint64_t)block * 4096, 10 * (size_t)4096);
+        assert_int_equal(kit_backup(repo, drive, false, &result, &error), 0);
+        assert_int_equal(result.patches, block < 60);
+        assert_int_equal(result.chunks_stored, block >= 60);
+        assert_int_equal(kit_restore(repo, &result.name, drive, &error), 0);
+    }
+    kit_drive_write(drive, 10 * MIB, NULL, MIB);
+    assert_int_equal(kit_backup(repo, drive, false, &result, &error), 0);
+    assert_int_equal(kit_restore(repo, &result.name, drive, &error), 0);
+    vb_repo_close(repo);
+    kit_drive_free(drive);
+    kit_store_free(kit);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_backup_restores),
         cmocka_unit_test(test_increment_costs_what_changed),
         cmocka_unit_test(test_same_content_is_stored_once),
+        cmocka_unit_test(test_some_blocks_where_all_was_zeros),
     };
 
     return vdisk_init() ? 1 : cmocka_run_group_tests(tests, NULL, NULL);

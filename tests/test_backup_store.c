@@ -112,6 +112,37 @@ static void test_objects_come_with_a_sync(void **state)
     store->ops->close(store);
 }
 
+/* Large ones go to the disk beside the page cache, but for their end. */
+static void test_large_objects_are_whole(void **state)
+{
+    static const size_t length[] = {1 << 20, (1 << 20) - 1, (1 << 20) + 1, (3 << 20) + 4095};
+    struct vb_store *store = open_store(true);
+    uint8_t *data = aligned_alloc(4096, 4 << 20), *back = malloc(4 << 20);
+
+    (void)state;
+    assert_non_null(data);
+    assert_non_null(back);
+    for (size_t i = 0; i < 4 << 20; i++)
+        data[i] = (uint8_t)(i / 4096 * 31 + i);
+    for (unsigned i = 0; i < 8; i++) {
+        const uint8_t *from = data + (i % 2 ? 5 : 0);
+        size_t bytes = length[i / 2];
+        struct vb_id name;
+        uint64_t found;
+
+        vb_object_name(from, bytes, &name);
+        assert_int_equal(store->ops->put(store, VB_PACKS, &name, from, bytes), 0);
+        assert_int_equal(store->ops->sync(store), 0);
+        assert_int_equal(store->ops->length(store, VB_PACKS, &name, &found), 0);
+        assert_int_equal(found, bytes);
+        assert_int_equal(store->ops->get(store, VB_PACKS, &name, 0, back, bytes), 0);
+        assert_memory_equal(back, from, bytes);
+    }
+    store->ops->close(store);
+    free(data);
+    free(back);
+}
+
 static void test_what_was_not_synced_leaves_nothing(void **state)
 {
     struct vb_store *store = open_store(true);
@@ -234,6 +265,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_objects_come_with_a_sync, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_large_objects_are_whole, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_what_was_not_synced_leaves_nothing, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_many_objects_at_once, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_where_one_can_be_made, set_up, tear_down),

@@ -13,6 +13,7 @@
 #include "sizes.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -169,6 +170,33 @@ static int open_image(struct creation *creation, const struct vb_image_options *
     return result;
 }
 
+static void *remember(void *arg)
+{
+    struct creation *creation = arg;
+    struct vdisk_error error = {0};
+
+    vb_backups_release(&creation->session.backups);
+    if (vb_backups_load(creation->session.repo, &creation->session.backups, &error) == 0)
+        backup_remember(&creation->session);
+    return NULL;
+}
+
+/* The image's old snapshots go while the new backup is remembered: each waits for a disk. */
+static void finish_image(struct creation *creation, struct vb_image *image)
+{
+    struct vdisk_error error = {0};
+    pthread_t thread;
+    bool beside = pthread_create(&thread, NULL, remember, creation) == 0;
+
+    if (vb_image_close(image, true, &error))
+        report_note(creation->path, "old snapshots of backups stay until the next one: %s",
+                    error.text);
+    if (beside)
+        pthread_join(thread, NULL);
+    else
+        remember(creation);
+}
+
 static int from_image(struct creation *creation, const struct vdisk_key *key)
 {
     const struct vb_image_options options = {
@@ -189,10 +217,10 @@ static int from_image(struct creation *creation, const struct vdisk_key *key)
     if (result)
         return report(creation->path, result, &error);
     status = back_up(creation, vb_image_drive(image));
-    result = vb_image_close(image, status == STATUS_DONE, &error);
-    if (result)
-        report_note(creation->path, "old snapshots of backups stay until the next one: %s",
-                    error.text);
+    if (status == STATUS_DONE)
+        finish_image(creation, image);
+    else if (vb_image_close(image, false, &error))
+        report_note(creation->path, "its snapshot stays until the next backup: %s", error.text);
     return status;
 }
 
@@ -239,6 +267,8 @@ static int from_raw(struct creation *creation)
     find_raw(creation);
     status = back_up(creation, drive);
     vb_drive_raw_close(drive);
+    if (status == STATUS_DONE)
+        remember(creation);
     return status;
 }
 
@@ -264,16 +294,6 @@ static int from_either(struct creation *creation)
     return status;
 }
 
-static int remember(struct creation *creation)
-{
-    struct vdisk_error error = {0};
-
-    vb_backups_release(&creation->session.backups);
-    if (vb_backups_load(creation->session.repo, &creation->session.backups, &error) == 0)
-        backup_remember(&creation->session);
-    return STATUS_DONE;
-}
-
 static int run(struct creation *creation, const char *repo)
 {
     int status = describe(creation);
@@ -284,10 +304,8 @@ static int run(struct creation *creation, const char *repo)
         return status;
     interrupt_catch();
     status = from_either(creation);
-    if (status == STATUS_DONE) {
-        status = remember(creation);
+    if (status == STATUS_DONE)
         print_result(creation);
-    }
     backup_close(&creation->session);
     return status;
 }

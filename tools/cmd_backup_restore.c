@@ -106,7 +106,9 @@ static int to_file(struct restoration *restoration)
         status = report(restoration->to, -errno, NULL);
     else {
         sink_file(&raw.sink, restoration->to, file.fd);
+        sink_open_direct(&raw.sink);
         status = restore(restoration, &raw.target);
+        sink_close_direct(&raw.sink);
     }
     if (status != STATUS_DONE) {
         outfile_discard(&file);

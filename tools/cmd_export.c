@@ -78,11 +78,15 @@ static int to_device(struct export *export)
 static int write_raw(struct export *export, struct outfile *file)
 {
     struct sink sink;
+    int status;
 
     if (ftruncate(file->fd, (off_t)session_size(&export->session)) < 0)
         return report(export->to, -errno, NULL);
     sink_file(&sink, export->to, file->fd);
-    return copy(export, &sink);
+    sink_open_direct(&sink);
+    status = copy(export, &sink);
+    sink_close_direct(&sink);
+    return status;
 }
 
 static int write_by_nbd(struct export *export, struct qemu_server *server)

@@ -28,6 +28,7 @@ struct sink {
     /* Pieces in any order, on several threads at once that have a copy of the sink each; else in
      * order, on the thread that signals interrupt. */
     bool any_order;
+    int direct_fd; /* the file once more, for long runs beside the page cache; or -1 */
     struct nbd_client *client;
     struct vdisk_error error;
 };
@@ -37,6 +38,11 @@ void sink_stream(struct sink *sink, const char *name, int fd);
 /* A new file that has its full length already and reads as zeros: zeros are left out, also those
  * within data. */
 void sink_file(struct sink *sink, const char *name, int fd);
+/* For a file whose data nobody is about to read: long runs of pages, from memory that begins at a
+ * page, go to the disk without a copy in the page cache, which costs more than their decryption.
+ * Where the file system does not have that nothing changes. Closed before the file is. */
+void sink_open_direct(struct sink *sink);
+void sink_close_direct(struct sink *sink);
 /* A block device with whatever was on it: zeros are written too. */
 void sink_device(struct sink *sink, const char *name, int fd);
 /* A new drive behind an NBD server, reading as zeros. */
