@@ -33,12 +33,11 @@ struct served_access {
 static int connect_to(const struct served *of, const char *snapshot, struct nbd_client **out,
                       struct vdisk_error *error)
 {
-    struct nbd_address address = of->inspect.address;
-    int length =
-        snprintf(address.name, sizeof(address.name), "%s@%s", of->inspect.export, snapshot);
+    struct nbd_address address;
+    int result = served_address(&of->inspect.of, snapshot, &address, error);
 
-    if (length < 0 || (size_t)length >= sizeof(address.name))
-        return error_set(error, -ENAMETOOLONG, "%s", vdisk_strerror(-ENAMETOOLONG));
+    if (result)
+        return result;
     return nbd_client_open(&address, NBD_CONTEXT_ALLOCATION, out, error);
 }
 
@@ -228,8 +227,8 @@ static int describe(struct served *of)
 {
     char *text;
 
-    (void)json_object_set_new(of->inspect.about, "snapshot", json_string(of->inspect.snapshot));
-    text = json_dumps(of->inspect.about, JSON_INDENT(2));
+    (void)json_object_set_new(of->inspect.of.about, "snapshot", json_string(of->inspect.snapshot));
+    text = json_dumps(of->inspect.of.about, JSON_INDENT(2));
     if (!text || asprintf(&of->info, "%s\n", text) < 0)
         of->info = NULL;
     free(text);
