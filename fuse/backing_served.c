@@ -33,12 +33,13 @@ struct served_access {
 static int connect_to(const struct served *of, const char *snapshot, struct nbd_client **out,
                       struct vdisk_error *error)
 {
+    static const char *const context[NBD_CONTEXTS_MAX] = {NBD_CONTEXT_ALLOCATION};
     struct nbd_address address;
     int result = served_address(&of->inspect.of, snapshot, &address, error);
 
     if (result)
         return result;
-    return nbd_client_open(&address, NBD_CONTEXT_ALLOCATION, out, error);
+    return nbd_client_open(&address, context, out, error);
 }
 
 /* ---- an access ---- */
@@ -137,8 +138,8 @@ static int served_map(struct access *base, unsigned state, uint64_t offset, uint
         return result;
     length = length < MAP_STEP ? length : MAP_STEP;
     mapping.end = offset + length;
-    if (nbd_client_has_context(client))
-        result = nbd_client_state(client, offset, (uint32_t)length, take_state, &mapping);
+    if (nbd_client_has_context(client, 0))
+        result = nbd_client_state(client, 0, offset, (uint32_t)length, take_state, &mapping);
     if (result)
         return lose(access, state);
     if (mapping.reached == offset) { /* it does not tell: data */
