@@ -111,6 +111,13 @@ static int take_facts(const struct vb_served *served, struct vb_manifest *manife
     return 0;
 }
 
+static int changed_meanwhile(struct vdisk_error *error)
+{
+    return error_set(error, -ESTALE,
+                     "snapshots or size were changed by somebody else meanwhile; make the backup "
+                     "again");
+}
+
 /* --- opening ---------------------------------------------------------------------------------- */
 
 /* Which backup to go on from; and what an interrupted one has left is deleted. */
@@ -128,7 +135,7 @@ static int prepare(struct vb_served *served, struct vb_manifest *manifest,
                                   manifest->size);
     if (result == 0 && vb_snapshots_find(&list, served->name) &&
         !(*base && strcmp((*base)->manifest.snapshot_name, served->name) == 0))
-        result = served_delete(&served->of, served->name, true, error);
+        result = served_delete(&served->of, served->name, SERVED_PATIENCE_MS, error);
     vb_snapshots_release(&list);
     return result == VDISK_E_NOT_FOUND ? 0 : result;
 }
@@ -156,13 +163,28 @@ static int describe(const struct vb_served *served, struct vb_manifest *manifest
         if (!info || info->size != served->drive->size ||
             (base &&
              (base->manifest.size > info->size || !vb_snapshots_have(&list, &base->manifest))))
-            result = error_set(error, -ESTALE,
-                               "snapshots or size were changed by somebody else "
-                               "meanwhile; make the backup again");
+            result = changed_meanwhile(error);
         else
             vb_snapshot_describe(info, manifest);
     }
     vb_snapshots_release(&list);
+    return result;
+}
+
+/* Holds both snapshots. */
+static int connect_to(struct vb_served *served, const struct vb_backup *base,
+                      struct vdisk_error *error)
+{
+    int result = served_address(&served->of, served->name, &served->address, error);
+
+    if (result)
+        return result;
+    result = vb_drive_nbd_open(&served->address, base ? base->manifest.snapshot_name : NULL,
+                               &served->drive, error);
+    if (result == VDISK_E_NOT_FOUND) /* it was there a moment ago */
+        return changed_meanwhile(error);
+    if (result == 0)
+        served->drive->base = base;
     return result;
 }
 
@@ -181,14 +203,8 @@ static int open_all(struct vb_served *served, struct vb_manifest *manifest,
         result = options->at_rest ? options->at_rest(options->opaque, take, served, error)
                                   : take(served, error);
     if (result == 0)
-        result = served_address(&served->of, served->name, &served->address, error);
-    if (result == 0)
-        result = vb_drive_nbd_open(&served->address, base ? base->manifest.snapshot_name : NULL,
-                                   &served->drive, error);
-    if (result)
-        return result;
-    served->drive->base = base;
-    return describe(served, manifest, error);
+        result = connect_to(served, base, error);
+    return result ? result : describe(served, manifest, error);
 }
 
 int vb_served_open(const struct vb_served_options *options, struct vb_manifest *manifest,
@@ -231,7 +247,7 @@ static int delete_older(const struct vb_served *served, struct vdisk_error *erro
 
         if (!vb_snapshot_is_old(served->options->repo, name, served->name))
             continue;
-        result = served_delete(&served->of, name, true, error);
+        result = served_delete(&served->of, name, SERVED_PATIENCE_MS, error);
         if (result == VDISK_E_NOT_FOUND)
             result = 0;
     }
@@ -248,7 +264,7 @@ int vb_served_close(struct vb_served *served, bool done, struct vdisk_error *err
     vb_drive_nbd_close(served->drive);
     if (served->made)
         result = done ? delete_older(served, error)
-                      : served_delete(&served->of, served->name, true, error);
+                      : served_delete(&served->of, served->name, SERVED_PATIENCE_MS, error);
     served_release(&served->of);
     free(served);
     return result == VDISK_E_NOT_FOUND ? 0 : result;

@@ -71,7 +71,7 @@ static int list_snapshots(struct inspect *inspect, struct vdisk_error *error)
         if (!is_ours(name))
             json_array_append(inspect->snapshots, entry);
         else if (!is_alive(name))
-            (void)served_delete(&inspect->of, name, false, NULL);
+            (void)served_delete(&inspect->of, name, 0, NULL);
     }
     json_decref(list);
     return rc;
@@ -116,7 +116,9 @@ int inspect_begin(struct inspect *inspect, const char *socket, const char *expor
 
 int inspect_end(struct inspect *inspect, struct vdisk_error *error)
 {
-    int rc = inspect->made ? served_delete(&inspect->of, inspect->snapshot, true, error) : 0;
+    int rc = inspect->made
+                 ? served_delete(&inspect->of, inspect->snapshot, SERVED_PATIENCE_MS, error)
+                 : 0;
 
     if (rc == VDISK_E_NOT_FOUND) /* somebody else did */
         rc = 0;

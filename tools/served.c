@@ -11,9 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PREFIX       "vdiskd:"
-#define DELETE_TRIES 100u /* the daemon notices a little later that a client has gone */
-#define DELETE_STEP  50   /* ms */
+#define PREFIX         "vdiskd:"
+#define DELETE_STEP_MS 50u
 
 const char *served_name(const char *operand)
 {
@@ -121,13 +120,13 @@ int served_create(const struct served_export *of, const char *snapshot, struct v
     return change(of, "snapshot-create", snapshot, error);
 }
 
-int served_delete(const struct served_export *of, const char *snapshot, bool patient,
+int served_delete(const struct served_export *of, const char *snapshot, unsigned patience_ms,
                   struct vdisk_error *error)
 {
     int rc = change(of, "snapshot-delete", snapshot, error);
 
-    for (unsigned i = 1; patient && rc == VDISK_E_IN_USE && i < DELETE_TRIES; i++) {
-        (void)poll(NULL, 0, DELETE_STEP);
+    for (unsigned ms = 0; rc == VDISK_E_IN_USE && ms < patience_ms; ms += DELETE_STEP_MS) {
+        (void)poll(NULL, 0, DELETE_STEP_MS);
         rc = change(of, "snapshot-delete", snapshot, error);
     }
     return rc;

@@ -12,7 +12,6 @@
 #include "vdisk/error.h"
 
 #include <jansson.h>
-#include <stdbool.h>
 
 #define SERVED_SOCKET_BYTES (RUNDIR_BYTES + 16)
 
@@ -40,9 +39,10 @@ void served_release(struct served_export *of);
 int served_list(const struct served_export *of, json_t **snapshots, struct vdisk_error *error);
 /* VDISK_E_EXISTS and what else the daemon says. */
 int served_create(const struct served_export *of, const char *snapshot, struct vdisk_error *error);
-/* `patient`: clients that have gone a moment ago may still be counted, so it tries for a while.
+/* Clients that have gone a moment ago may still be counted, so it tries for so long (0: once).
  * VDISK_E_NOT_FOUND, VDISK_E_IN_USE. */
-int served_delete(const struct served_export *of, const char *snapshot, bool patient,
+#define SERVED_PATIENCE_MS 5000u
+int served_delete(const struct served_export *of, const char *snapshot, unsigned patience_ms,
                   struct vdisk_error *error);
 
 /* Where a snapshot is read. -ENAMETOOLONG. */
