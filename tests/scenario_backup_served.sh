@@ -92,10 +92,10 @@ touch stop
 wait "$busy"
 [ "$(cat stop)" -gt 3 ]
 verdict 'that is, many times meanwhile' $?
-nbdcopy "$(uri "vm1@$(kept)")" then
-restores 'the backup has the state of its snapshot' then
+nbdcopy "$(uri "vm1@$(kept)")" was
+restores 'the backup has the state of its snapshot' was
 nbdcopy "$(uri vm1)" now
-! cmp -s then now
+! cmp -s was now
 verdict 'which is not that of now' $?
 json 'what was written meanwhile comes with the next one' "0 < d['read_bytes'] < 100 << 20" backup --json
 restores 'all of it' now
