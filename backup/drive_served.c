@@ -98,15 +98,17 @@ static int take_facts(const struct vb_served *served, struct vb_manifest *manife
 {
     const json_t *about = served->of.about;
     const char *compress = json_string_value(json_object_get(about, "compress"));
+    json_int_t level = json_integer_value(json_object_get(about, "compress_level"));
     uint64_t cluster;
 
     if (!compress || !take_hex(about, "image_id", manifest->drive, sizeof(manifest->drive)) ||
         !take_number(about, "size_bytes", &manifest->size) ||
-        !take_number(about, "cluster_bytes", &cluster) ||
+        !take_number(about, "cluster_bytes", &cluster) || cluster > VB_CLUSTER_MAX ||
+        (cluster & (cluster - 1)) || level < VB_CODEC_LEVEL_MIN || level > VB_CODEC_LEVEL_MAX ||
         !json_is_string(json_object_get(about, "image")))
         return no_sense(error);
     manifest->compress = strcmp(compress, "none") != 0;
-    manifest->compress_level = (int8_t)json_integer_value(json_object_get(about, "compress_level"));
+    manifest->compress_level = (int8_t)level;
     manifest->cluster_bytes = (uint32_t)cluster;
     return 0;
 }

@@ -9,7 +9,6 @@
 #include <stdlib.h>
 
 #define PRUNED_MIN_BYTES (VB_ID_BYTES + VB_DRIVE_ID_BYTES + 8u + 1u)
-#define CLUSTER_MAX      (1u << 20)
 
 /* --- texts -------------------------------------------------------------------------------- */
 
@@ -127,8 +126,9 @@ static bool numbers_right(const struct vb_manifest *manifest)
            manifest->consistency >= VB_CONSISTENT_CRASH &&
            manifest->consistency <= VB_CONSISTENT_APPLICATION &&
            manifest->source >= VB_FROM_IMAGE && manifest->source <= VB_FROM_NBD &&
-           manifest->compress_level >= -7 && manifest->compress_level <= 19 &&
-           manifest->cluster_bytes <= CLUSTER_MAX &&
+           manifest->compress_level >= VB_CODEC_LEVEL_MIN &&
+           manifest->compress_level <= VB_CODEC_LEVEL_MAX &&
+           manifest->cluster_bytes <= VB_CLUSTER_MAX &&
            (manifest->cluster_bytes & (manifest->cluster_bytes - 1)) == 0;
 }
 

@@ -13,6 +13,9 @@
 #define VB_DRIVE_ID_BYTES    16u
 #define VB_MANIFEST_MAX      65536u
 #define VB_PRUNE_ENTRIES_MAX 4096u
+#define VB_CLUSTER_MAX       (1u << 20)
+#define VB_CODEC_LEVEL_MIN   (-7)
+#define VB_CODEC_LEVEL_MAX   19
 
 enum vb_consistency {
     VB_CONSISTENT_CRASH = 1,

@@ -494,6 +494,22 @@ mutant 'a guest goes on with a read-only drive that was changed' tools/restore.c
     "$(within check_root 's/if \(is_hex_of.*/if (info.root_tag[0] || 1)/')" scenario_vm_suspend
 mutant 'a guest goes on with what is not all of it' tools/statefile.c \
     "$(within read_header 's/memcmp\(header, MAGIC, MAGIC_BYTES\) != 0/0/')" scenario_vm_suspend
+
+# --- what a backup takes for unchanged ---
+
+mutant 'a backup goes on from another snapshot of that name' backup/drive_snapshots.c \
+    "$(within vb_snapshots_have 's/ \&\& info->id == manifest->snapshot_id//; s/memcmp\(info->root_tag.*\) == 0/1/')" \
+    scenario_backup_served
+mutant 'a backup of an export leaves what has become zeros' backup/drive_nbd.c \
+    "$(within nbd_next 's/of->context \|\| //')" scenario_backup_nbd
+mutant 'a bitmap is one against any size' tools/backup_from.c \
+    "$(within check_bitmap 's/last->manifest\.size != manifest->size/0/')" scenario_backup_nbd
+mutant 'a bitmap is one against either of two backups' tools/backup_from.c \
+    "$(within check_bitmap 's/!is_alone\(.*last\)/0/')" scenario_backup_nbd
+mutant 'a bitmap goes on from what another host could have forged' tools/backup_from.c \
+    "$(within check_bitmap 's/!vb_repo_trusts\(.*signer\)/0/')" scenario_backup_nbd
+mutant 'a backup that fails leaves its snapshot' backup/drive_served.c \
+    "$(within vb_served_close 's/done \?/1 ?/')" scenario_backup_served
 }
 
 # In one piece as well: the shell reads it before it begins.

@@ -126,7 +126,7 @@ int cmd_backup_create(int argc, char **argv)
     const struct option_spec own[] = {
         {"tag", OPTION_LIST, &creation->tags, "TAG", "a word for it; may be repeated"},
         {"drive", OPTION_TEXT, &creation->drive_name, "NAME",
-         "what the drive is called (the file's name; of NBD, SOURCE)"},
+         "what the drive is called (the file's name; of NBD, the URI)"},
         {"socket", OPTION_TEXT, &creation->socket, "PATH", "of vdiskd's management"},
         {"vm", OPTION_TEXT, &creation->vm, "NAME", "the vdiskd of that guest of `vdisk run`"},
         {"bitmap", OPTION_TEXT, &creation->bitmap, "NAME",
@@ -159,16 +159,14 @@ int cmd_backup_create(int argc, char **argv)
             "go on from each other. Other drives go by their name, and are read and compared by\n"
             "hash, holes aside.\n"
             "\n"
-            "With --bitmap what the bitmap does not have is taken from the last backup of the "
-            "drive,\n"
-            "and not looked at. So it must have all changes since the state that was backed up: "
-            "it\n"
-            "was made, or cleared, at that moment, and neither after. With QEMU that is\n"
-            "block-dirty-bitmap-add or -clear in the transaction that makes the state to be "
-            "backed\n"
-            "up. If a backup fails, merge the old bitmap into the new one, or make the next "
-            "backup\n"
-            "without --bitmap. There must be a last backup, of the same size.",
+            "With --bitmap what the bitmap does not have is taken from the newest backup of the\n"
+            "drive, unread. So it must have every change since the state in that backup: it was\n"
+            "made, or cleared, at the moment of that state, not later (more in it does no harm).\n"
+            "With QEMU, in one transaction: block-dirty-bitmap-add the one for the next backup,\n"
+            "block-dirty-bitmap-disable that of the last, and keep the state to be backed up. "
+            "When\n"
+            "a backup has failed, merge the new one into the old, or make the next one without\n"
+            "--bitmap. It is refused without a backup to go on from, or after a change of size.",
         .min = 2,
         .max = 2,
         .groups = {own},
