@@ -390,7 +390,6 @@ static int open_export(struct engine *engine)
     const struct export_options options = {
         .name = EXPORT_NAME,
         .path = engine->path,
-        .on_demand_snapshots = true,
         .unlocked = engine->unlocked,
     };
     int result = export_add(engine->exports, &options, &engine->error);

@@ -192,11 +192,22 @@ void ext_files_get_info(const struct ext_files *files, struct ext_files_info *in
 
 /* --- inodes ------------------------------------------------------------------------------- */
 
+/* Of a folder without that feature the upper half is something else. */
+static bool has_whole_size(const struct ext_files *files, const struct ext2_inode_large *inode)
+{
+    return !LINUX_S_ISDIR(inode->i_mode) || ext2fs_has_feature_largedir(files->fs->super);
+}
+
 int ext_inode(struct ext_files *files, uint32_t number, struct ext2_inode_large *inode)
 {
+    int result;
+
     memset(inode, 0, sizeof(*inode));
-    return ext_code(files,
-                    ext2fs_read_inode_full(files->fs, number, ext_small(inode), sizeof(*inode)));
+    result = ext_code(files,
+                      ext2fs_read_inode_full(files->fs, number, ext_small(inode), sizeof(*inode)));
+    if (result == 0 && has_whole_size(files, inode) && EXT2_I_SIZE(inode) > INT64_MAX)
+        return VDISK_E_MALFORMED;
+    return result;
 }
 
 /* The newer inodes have two more bits of the seconds, and nanoseconds. */
@@ -246,9 +257,7 @@ int ext_files_stat(struct ext_files *files, uint32_t inode, struct stat *out)
     out->st_nlink = found.i_links_count;
     out->st_uid = inode_uid(found);
     out->st_gid = inode_gid(found);
-    out->st_size = (off_t)(EXT2_I_SIZE(&found) & INT64_MAX);
-    if (LINUX_S_ISDIR(found.i_mode) && !ext2fs_has_feature_largedir(files->fs->super))
-        out->st_size = found.i_size;
+    out->st_size = has_whole_size(files, &found) ? (off_t)EXT2_I_SIZE(&found) : found.i_size;
     out->st_blksize = files->fs->blocksize;
     out->st_blocks = (blkcnt_t)ext2fs_get_stat_i_blocks(files->fs, ext_small(&found));
     out->st_atim =

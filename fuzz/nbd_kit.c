@@ -44,7 +44,7 @@ static void serve(void *arg)
 {
     static char listen_at[128];
     const char *const addresses[] = {listen_at};
-    struct export_options export = {.name = "", .path = image_path, .on_demand_snapshots = true};
+    struct export_options export = {.name = "", .path = image_path};
     struct nbd_options options = {.addresses = addresses, .address_count = 1};
     struct vdisk_unlocked *unlocked;
     struct nbd_server *server;

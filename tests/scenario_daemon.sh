@@ -43,7 +43,7 @@ configure() { # EXPORT...: further objects of the file's list of exports
 {
     "exports": [
         {"name": "file", "image": "$PWD/images/file.vdk", "key_file": "$PWD/key",
-         "snapshots": true, "group": "guests", "limits": {"write_ops": {"rate": $rate}}},
+         "group": "guests", "limits": {"write_ops": {"rate": $rate}}},
         {"name": "words", "image": "$PWD/images/words.vdk", "passphrase_file": "$PWD/words"}
         ${*:+, $*}
     ],
@@ -202,7 +202,7 @@ fails 1 'no group' 'of one that is there' ctl group-limits-get other
 t 'an export is removed' ctl export-remove file
 t 'its image can be opened with the new key' vdisk info images/file.vdk --identity pair
 t 'and is good' vdisk check images/file.vdk --key-file key
-t 'it is added again by that key' ctl export-add file images/file.vdk --identity pair --snapshots \
+t 'it is added again by that key' ctl export-add file images/file.vdk --identity pair \
     --group guests --wait-when-full --write-ops 1000/10
 is 'with all its bytes' "$(io file 'read -P 120 0 64K' 'read -P 121 64K 64K' && echo yes)" yes
 t 'a key is removed' ctl key-remove file 1

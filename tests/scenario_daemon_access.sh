@@ -43,7 +43,7 @@ else
     user_options=()
 fi
 
-t 'the daemon comes up' up vdiskd --export "a=images/a.vdk,key-file=key,snapshots" --nbd "unix:$PWD/nbd" \
+t 'the daemon comes up' up vdiskd --export "a=images/a.vdk,key-file=key" --nbd "unix:$PWD/nbd" \
     --socket "$PWD/run/s" --tls-dir tls --tls-psk --audit-log audit --metrics "unix:$PWD/m" \
     "${user_options[@]}"
 is 'it is the user that it should be' "$(awk '$1 == "Uid:" { print $2, $3, $4, $5 }' "/proc/$server/status")" \

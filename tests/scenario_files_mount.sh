@@ -106,7 +106,7 @@ fails 2 'for reading' 'files are not shown of what may be written' vdisk mount f
 
 # ---- one that is in use ----
 
-up vdiskd --export "vm=gpt.vdk,key-file=key,snapshots" --nbd "unix:$PWD/nbd" --socket "$PWD/control/socket" ||
+up vdiskd --export "vm=gpt.vdk,key-file=key" --nbd "unix:$PWD/nbd" --socket "$PWD/control/socket" ||
     not_ok 'vdiskd starts'
 t 'a drive that a daemon serves' vdisk cp vdiskd:vm:/text - --partition 1 --socket control/socket
 same 'can be looked at' .out tree/text

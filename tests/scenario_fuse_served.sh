@@ -19,7 +19,7 @@ put random a.vdk 30M
 mkdir m run
 
 daemon() {
-    up vdiskd --export "vm1=a.vdk,key-file=$PWD/key,snapshots" --socket "$PWD/run/socket" "$@"
+    up vdiskd --export "vm1=a.vdk,key-file=$PWD/key" --socket "$PWD/run/socket" "$@"
 }
 ctl() { vdisk ctl --socket "$PWD/run/socket" "$@"; }
 mount_it() { # EXPORT OPTION...

@@ -16,7 +16,7 @@ done
 tool() { /usr/bin/python3 "$VDISK_SRC/tests/nbd_tool.py" "$@"; }
 ctl() { vdisk ctl --socket "$PWD/control/socket" "$@"; }
 image() { # IMAGE OPTION...
-    up vdiskd --default-export drive --export "drive=$PWD/$1,key-file=$VDISK_KEY_FILE,snapshots" --nbd "unix:$PWD/nbd" \
+    up vdiskd --default-export drive --export "drive=$PWD/$1,key-file=$VDISK_KEY_FILE" --nbd "unix:$PWD/nbd" \
         --socket "$PWD/control/socket" "${@:2}"
 }
 same_drive() { # NAME FILE: by qemu-img

@@ -59,7 +59,7 @@ by_qemu() { # FOLDER: qemu-img copies the drive into by_qemu.raw; it is the serv
         by_qemu.raw
 }
 tls() { # OPTION...
-    up vdiskd --export "=$PWD/a.vdk,key-file=$VDISK_KEY_FILE,snapshots" --tls-required \
+    up vdiskd --export "=$PWD/a.vdk,key-file=$VDISK_KEY_FILE" --tls-required \
         --audit-log "$PWD/audit" "$@"
 }
 

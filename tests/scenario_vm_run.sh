@@ -75,6 +75,58 @@ wait $guest
 is 'and ends' $? 0
 sed 's/^/#   guest: /' .guest
 
+# ---- nobody waits for it any more ----
+
+writes_of() { vdisk ctl --vm "$vm" stats drive0 | grep -A 1 '"write"' | tr -dc 0-9; }
+goes_on() {
+    local before
+    before=$(writes_of)
+    sleep 0.5
+    [ -n "$before" ] && [ "$(writes_of)" != "$before" ]
+}
+are_gone() { # PID...
+    local try pid
+    for try in {1..100}; do
+        for pid; do
+            ended "$pid" || { sleep 0.1 && continue 2; }
+        done
+        return 0
+    done
+    return 1
+}
+killed() { # OPTION...: runs it, kills the one that started it, and its programs are $programs
+    (exec vdisk run a.vdk --kernel writes --name "$vm" --memory 64M --console none --quiet "$@") 2>.guest &
+    guest=$!
+    is_up || return 1
+    mapfile -t programs < <(pgrep -P "$guest")
+    kill -9 "$guest"
+    wait "$guest"
+    sleep 1
+    [ ${#programs[@]} = 2 ] && kill -0 "${programs[@]}"
+}
+t 'vdisk run is killed, and the guest has time to shut down' killed
+t 'with its drives' goes_on
+fails 5 'a guest of this name is running' 'its name is taken meanwhile' run
+t 'it is stopped' vdisk ctl --vm "$vm" stop
+t 'then all is gone' are_gone "${programs[@]}"
+if [ "$(id -u)" = 0 ]; then
+    chmod 711 .
+    chown nobody a.vdk
+    t 'it is killed when its programs are of another user' killed --user nobody
+    t 'they are there no less' goes_on
+    t 'and end as well' vdisk ctl --vm "$vm" stop
+    t 'both of them' are_gone "${programs[@]}"
+else
+    skip 'the programs are of another user' 'only root can have that'
+fi
+if [ "${VDISK_TEST_LONG:-}" ]; then
+    t 'it is killed, and the guest does not care for its button' killed
+    sleep 85
+    t 'it has 90 seconds' kill -0 "${programs[@]}"
+    sleep 7
+    t 'and no more' are_gone "${programs[@]}"
+fi
+
 fails 1 'nothing.vdk' 'an image that is not there is refused' run --drive nothing.vdk,read-ops=3
 # By vdiskd, which knows what limits there are.
 run --drive b.vdk,reed-ops=3 2>said

@@ -84,8 +84,7 @@ static void body(void *arg)
 {
     const char *const addresses[] = {address};
     struct run *run = arg;
-    struct export_options options = {
-        .name = "", .path = path, .on_demand_snapshots = true, .unlocked = unlocked};
+    struct export_options options = {.name = "", .path = path, .unlocked = unlocked};
     struct nbd_options server_options = {.addresses = addresses,
                                          .address_count = 1,
                                          .connections_max = 4,

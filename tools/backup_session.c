@@ -64,6 +64,23 @@ int backup_open(struct backup_session *session, const char *command, const char 
     return status;
 }
 
+bool backup_begin(struct backup_session *session, const struct usage *usage, int argc, char **argv,
+                  const struct backup_options *options, int *status)
+{
+    char **operands;
+    int count;
+
+    *status = options_parse(usage, argc, argv, &operands, &count);
+    if (*status != OPTIONS_GO_ON)
+        return false;
+    *status = backup_open(session, usage->command, operands[0], options);
+    if (*status != STATUS_DONE)
+        return false;
+    session->operands = operands;
+    session->count = count;
+    return true;
+}
+
 void backup_remember(struct backup_session *session)
 {
     struct vdisk_error error = {0};

@@ -7,6 +7,7 @@
 #define TOOLS_BACKUP_SESSION_H
 
 #include "keyopt.h"
+#include "options.h"
 #include "pins.h"
 
 struct backup_options {
@@ -30,6 +31,8 @@ struct backup_options {
 
 struct backup_session {
     const char *path;
+    char **operands; /* backup_begin(): the command's, of which the first is `path` */
+    int count;
     struct vb_repo *repo;
     struct vb_backups backups;
     struct vb_pins pins;
@@ -39,6 +42,10 @@ struct backup_session {
 /* Returns an exit status, having reported. After success backup_close() is due. */
 int backup_open(struct backup_session *session, const char *command, const char *path,
                 const struct backup_options *options);
+/* The same behind the command line. Whether to go on; `status` is STATUS_DONE, or the exit status.
+ */
+bool backup_begin(struct backup_session *session, const struct usage *usage, int argc, char **argv,
+                  const struct backup_options *options, int *status);
 /* Remembers what is there now, with a remark where that fails. */
 void backup_remember(struct backup_session *session);
 void backup_close(struct backup_session *session);

@@ -11,11 +11,14 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
-#define ROOT        "/sys/fs/cgroup"
-#define MAGIC       0x63677270 /* of cgroup2's file system */
-#define PERIOD_USEC 100000u
+#define ROOT           "/sys/fs/cgroup"
+#define MAGIC          0x63677270 /* of cgroup2's file system */
+#define PERIOD_USEC    100000u
+#define REMOVE_TRIES   200u
+#define REMOVE_STEP_NS 10000000
 
 static int put(const char *folder, const char *name, const char *text)
 {
@@ -138,7 +141,11 @@ int cgroup_enter(const char *path)
     return put(path, "cgroup.procs", "0");
 }
 
+/* What the kernel did for a guest that was killed ends a little after it. */
 void cgroup_remove(const char *path)
 {
-    (void)rmdir(path);
+    const struct timespec step = {.tv_nsec = REMOVE_STEP_NS};
+
+    for (unsigned i = 0; i < REMOVE_TRIES && rmdir(path) && errno == EBUSY; i++)
+        (void)nanosleep(&step, NULL);
 }

@@ -184,21 +184,16 @@ int cmd_backup_list(int argc, char **argv)
         .groups = {own},
     };
     struct backup_session session;
-    char **operands;
-    int count, status;
+    int status;
 
-    status = options_parse(&usage, argc, argv, &operands, &count);
-    if (status != OPTIONS_GO_ON)
-        return status;
-    status = backup_open(&session, usage.command, operands[0], &options);
-    if (status != STATUS_DONE)
+    if (!backup_begin(&session, &usage, argc, argv, &options, &status))
         return status;
     print_list(&session, as_json);
     if (session.backups.bad_count) {
         char name[VB_NAME_TEXT_BYTES];
 
         status =
-            report_text(operands[0], VDISK_E_DAMAGED,
+            report_text(session.path, VDISK_E_DAMAGED,
                         "%zu object(s) in backups/ do not count, such as %.16s: %s; `vdisk "
                         "backup verify` says more",
                         session.backups.bad_count, vb_id_text(name, &session.backups.bad[0].name),

@@ -258,18 +258,13 @@ int cmd_backup_diff(int argc, char **argv)
     const struct vb_backup *before, *after;
     struct vdisk_error error = {0};
     struct backup_session session;
-    char **operands;
-    int count, status, result;
+    int status, result;
 
-    status = options_parse(&usage, argc, argv, &operands, &count);
-    if (status != OPTIONS_GO_ON)
+    if (!backup_begin(&session, &usage, argc, argv, &options, &status))
         return status;
-    status = backup_open(&session, usage.command, operands[0], &options);
-    if (status != STATUS_DONE)
-        return status;
-    result = vb_backups_pick(&session.backups, operands[1], drive, &before, &error);
+    result = vb_backups_pick(&session.backups, session.operands[1], drive, &before, &error);
     if (result == 0)
-        result = vb_backups_pick(&session.backups, operands[2], drive, &after, &error);
+        result = vb_backups_pick(&session.backups, session.operands[2], drive, &after, &error);
     status = result ? backup_report(session.path, result, &error)
                     : print_diff(&session, before, after, as_json);
     backup_close(&session);

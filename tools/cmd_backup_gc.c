@@ -239,14 +239,9 @@ int cmd_backup_stats(int argc, char **argv)
     struct vdisk_error error = {0};
     struct backup_session session;
     struct vb_stats stats;
-    char **operands;
-    int count, status, result;
+    int status, result;
 
-    status = options_parse(&usage, argc, argv, &operands, &count);
-    if (status != OPTIONS_GO_ON)
-        return status;
-    status = backup_open(&session, usage.command, operands[0], &options);
-    if (status != STATUS_DONE)
+    if (!backup_begin(&session, &usage, argc, argv, &options, &status))
         return status;
     interrupt_catch();
     result = vb_stats_load(session.repo, &session.backups, go_on, NULL, &stats, &error);

@@ -65,18 +65,13 @@ int cmd_backup_mount(int argc, char **argv)
     struct vdisk_error error = {0};
     const struct vb_backup *backup;
     struct backup_session session;
-    char **operands;
-    int count, result, status;
+    int result, status;
 
-    status = options_parse(&usage, argc, argv, &operands, &count);
-    if (status != OPTIONS_GO_ON)
+    if (!backup_begin(&session, &usage, argc, argv, &mount.options, &status))
         return status;
-    status = backup_open(&session, usage.command, operands[0], &mount.options);
-    if (status != STATUS_DONE)
-        return status;
-    result = vb_backups_pick(&session.backups, operands[1], mount.drive, &backup, &error);
-    status = result ? report(operands[0], result, &error)
-                    : become(&session, &mount, backup, operands[2]);
+    result = vb_backups_pick(&session.backups, session.operands[1], mount.drive, &backup, &error);
+    status = result ? report(session.path, result, &error)
+                    : become(&session, &mount, backup, session.operands[2]);
     backup_close(&session);
     return status;
 }

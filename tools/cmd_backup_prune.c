@@ -255,16 +255,11 @@ int cmd_backup_delete(int argc, char **argv)
         .groups = {own},
     };
     struct backup_session session;
-    char **operands;
-    int count, status;
+    int status;
 
-    status = options_parse(&usage, argc, argv, &operands, &count);
-    if (status != OPTIONS_GO_ON)
+    if (!backup_begin(&session, &usage, argc, argv, &options, &status))
         return status;
-    status = backup_open(&session, usage.command, operands[0], &options);
-    if (status != STATUS_DONE)
-        return status;
-    status = delete_named(&session, operands + 1, count - 1, drive);
+    status = delete_named(&session, session.operands + 1, session.count - 1, drive);
     backup_close(&session);
     return status;
 }
@@ -288,16 +283,11 @@ int cmd_backup_undelete(int argc, char **argv)
     struct vdisk_error error = {0};
     struct backup_session session;
     struct vb_id name;
-    char **operands;
-    int count, status, result;
+    int status, result;
 
-    status = options_parse(&usage, argc, argv, &operands, &count);
-    if (status != OPTIONS_GO_ON)
+    if (!backup_begin(&session, &usage, argc, argv, &options, &status))
         return status;
-    status = backup_open(&session, usage.command, operands[0], &options);
-    if (status != STATUS_DONE)
-        return status;
-    result = vb_unprune(session.repo, operands[1], &name, &error);
+    result = vb_unprune(session.repo, session.operands[1], &name, &error);
     status = result ? backup_report(session.path, result, &error) : STATUS_DONE;
     backup_close(&session);
     return status;

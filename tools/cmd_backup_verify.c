@@ -152,14 +152,9 @@ int cmd_backup_verify(int argc, char **argv)
         .groups = {own},
     };
     struct backup_session session;
-    char **operands;
-    int count, status;
+    int status;
 
-    status = options_parse(&usage, argc, argv, &operands, &count);
-    if (status != OPTIONS_GO_ON)
-        return status;
-    status = backup_open(&session, usage.command, operands[0], &options);
-    if (status != STATUS_DONE)
+    if (!backup_begin(&session, &usage, argc, argv, &options, &status))
         return status;
     status = verify(&session, data, as_json, quiet);
     backup_close(&session);

@@ -28,7 +28,7 @@ struct ctl {
     const char *vm, *in, *out;
     const char *group, *vhost_user, *vhost_snapshot;
     const char *read_ops, *write_ops, *read_bytes, *write_bytes;
-    bool read_only, shrink, snapshots, wait_when_full, wait_when_failing, as_json, quiet;
+    bool read_only, shrink, wait_when_full, wait_when_failing, as_json, quiet;
 };
 
 static void set_text(json_t *root, const char *name, const char *value)
@@ -254,7 +254,6 @@ static int build(const struct ctl *ctl, char **operands, int count, json_t *root
     set_text(root, "vhost_snapshot", ctl->vhost_snapshot);
     set_flag(root, "read_only", ctl->read_only);
     set_flag(root, "shrink", ctl->shrink);
-    set_flag(root, "snapshots", ctl->snapshots);
     set_flag(root, "wait_when_full", ctl->wait_when_full);
     set_flag(root, "wait_when_failing", ctl->wait_when_failing);
     return status == OPTIONS_GO_ON ? set_limits(ctl, operands[0], root) : status;
@@ -357,7 +356,6 @@ int cmd_ctl(int argc, char **argv)
         {"identity", OPTION_TEXT, &ctl.identity, "FILE", "likewise, of export-add"},
         {"recipient", OPTION_TEXT, &ctl.recipient, "PUBKEY", "likewise, of key-add and suspend"},
         {"read-only", OPTION_FLAG, &ctl.read_only, NULL, "export-add: nobody may write"},
-        {"snapshots", OPTION_FLAG, &ctl.snapshots, NULL, "export-add: also NAME@SNAPSHOT"},
         {"vhost-user", OPTION_TEXT, &ctl.vhost_user, "SOCKET",
          "export-add: also to a virtual machine"},
         {"vhost-snapshot", OPTION_TEXT, &ctl.vhost_snapshot, "NAME",

@@ -4,6 +4,8 @@
  * drives, and stays until the guest is off. If vdiskd ends before that it is started again, and the
  * guest sees nothing but a wait; so the key is kept until then. A guest that was suspended is
  * handed to vdisk-vmm by a pipe: what it is lies on the disk sealed alone.
+ *
+ * If we are killed the guest gets its power button pressed, and has its drives until it is off.
  */
 #include "backup_image.h"
 #include "cgroup.h"
@@ -11,6 +13,7 @@
 #include "imagespec.h"
 #include "keyopt.h"
 #include "launch.h"
+#include "lifeline.h"
 #include "options.h"
 #include "reader.h"
 #include "report.h"
@@ -25,7 +28,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -35,8 +37,6 @@
 #define FIRMWARE   "/usr/share/seabios/bios-microvm.bin"
 #define LOOK_MS    10
 #define AGAIN_MS   200 /* between starts of vdiskd */
-#define DAEMON     "vdiskd"
-#define MONITOR    "vdisk-vmm"
 
 struct run {
     struct keyopt key;
@@ -63,6 +63,8 @@ struct run {
     struct rundir dir;
     int signals;
     pid_t daemon, monitor; /* 0: none */
+    struct lifeline ours;  /* which the monitor watches */
+    struct lifeline both;  /* which the daemon watches, and the monitor holds as well */
 };
 
 /* Texts of a run that are freed after it. */
@@ -72,10 +74,29 @@ struct texts {
 
 /* ---- programs ---- */
 
-/* They end with us, whatever ends us, and get signals as we did; `group` as of cgroup.h. */
-static pid_t start(const char *program, const char *group, struct launch *words)
+/* In the child: what ends it, and what it has of ours: the folder is taken as long as it runs. */
+static int attach(const struct run *run, bool is_monitor)
 {
-    pid_t parent = getpid(), pid = words->failed ? -1 : fork();
+    const struct lifeline *watched = is_monitor ? &run->ours : &run->both;
+    const char *group = is_monitor ? run->group : "";
+    int rc = group[0] ? cgroup_enter(group) : 0;
+
+    if (rc)
+        return report_text(group, rc, "cannot be entered: %s", vdisk_strerror(rc));
+    rc = lifeline_watch(watched);
+    if (rc == 0 && is_monitor)
+        rc = lifeline_hold(&run->both);
+    if (rc == 0 && fcntl(run->dir.lock, F_SETFD, 0))
+        rc = -errno;
+    close(watched->held);
+    return rc ? report(run->name, rc, NULL) : STATUS_DONE;
+}
+
+/* It gets signals as we did. */
+static pid_t start(const struct run *run, bool is_monitor, struct launch *words)
+{
+    const char *program = is_monitor ? "vdisk-vmm" : "vdiskd";
+    pid_t pid = words->failed ? -1 : fork();
 
     if (words->failed)
         errno = ENOMEM;
@@ -84,11 +105,7 @@ static pid_t start(const char *program, const char *group, struct launch *words)
 
         sigemptyset(&none);
         sigprocmask(SIG_SETMASK, &none, NULL);
-        prctl(PR_SET_PDEATHSIG, SIGTERM);
-        int rc = group[0] ? cgroup_enter(group) : 0;
-        if (rc)
-            report_text(group, rc, "cannot be entered: %s", vdisk_strerror(rc));
-        else if (getppid() == parent)
+        if (attach(run, is_monitor) == STATUS_DONE)
             launch_become(program, words);
         _exit(STATUS_FAILED);
     }
@@ -108,12 +125,11 @@ static void add_export(const struct run *run, unsigned at, int key_fd, const cha
     bool read_only = spec->snapshot[0] || (run->read_only && at == 0);
 
     if (image && snapshot)
-        launch_add(
-            words,
-            "--export=drive%u=%s,key-fd=%d,key-kind=%s%s,snapshots,vhost-user=%s/drive%u%s%s%s%s%s",
-            at, image, key_fd, launch_key_kind(run->held.key.kind), source, run->dir.path, at,
-            spec->snapshot[0] ? ",vhost-snapshot=" : "", snapshot, read_only ? ",read-only" : "",
-            limits ? "," : "", limits ? limits : "");
+        launch_add(words,
+                   "--export=drive%u=%s,key-fd=%d,key-kind=%s%s,vhost-user=%s/drive%u%s%s%s%s%s",
+                   at, image, key_fd, launch_key_kind(run->held.key.kind), source, run->dir.path,
+                   at, spec->snapshot[0] ? ",vhost-snapshot=" : "", snapshot,
+                   read_only ? ",read-only" : "", limits ? "," : "", limits ? limits : "");
     else
         words->failed = true;
     free(image);
@@ -145,7 +161,7 @@ static int start_daemon(struct run *run)
         launch_add(&words, "--audit-log=%s", run->audit_log);
     launch_add(&words, "--quiet");
     if (rc == 0) {
-        run->daemon = start(DAEMON, "", &words);
+        run->daemon = start(run, false, &words);
         rc = run->daemon < 0 ? -ECHILD : 0;
     } else {
         report_text(NULL, rc, "the key cannot be handed over: %s", vdisk_strerror(rc));
@@ -200,7 +216,7 @@ static int start_monitor(struct run *run, int state)
     if (state >= 0)
         launch_add(&words, "--restore=%d", state);
     launch_flag(&words, "quiet", run->quiet);
-    run->monitor = start(MONITOR, run->group, &words);
+    run->monitor = start(run, true, &words);
     if (run->monitor > 0)
         return STATUS_DONE;
     run->monitor = 0;
@@ -401,8 +417,11 @@ static int run_guest(struct run *run)
     rc = rundir_take(run->name, run->user, &run->dir, &error);
     if (rc)
         return report(run->name, rc, &error);
+    rc = lifeline_make(&run->ours);
+    if (rc == 0)
+        rc = lifeline_make(&run->both);
     make_group(run);
-    status = start_daemon(run);
+    status = rc ? report(run->name, rc, NULL) : start_daemon(run);
     if (status == STATUS_DONE)
         status = await_drives(run);
     if (status == STATUS_DONE)
@@ -635,6 +654,8 @@ static void release(struct run *run, struct texts *own)
     backup_filling_release(&run->filling);
     if (run->signals >= 0)
         close(run->signals);
+    lifeline_close(&run->ours);
+    lifeline_close(&run->both);
     free(own->repo);
     free(own->name);
     free(own->kernel);
@@ -649,7 +670,9 @@ int cmd_run(int argc, char **argv)
     struct run run = {.key = {.prefix = ""},
                       .restore_key = {.prefix = "restore-"},
                       .filling = {.options = BACKUP_OPTIONS_NONE},
-                      .signals = -1};
+                      .signals = -1,
+                      .ours = LIFELINE_NONE,
+                      .both = LIFELINE_NONE};
     const struct option_spec specs[] = {
         {"memory", OPTION_TEXT, &run.memory, "SIZE", "of the guest (512M)"},
         {"cpus", OPTION_TEXT, &run.cpus, "N", "its processors (1)"},

@@ -38,7 +38,7 @@ static void add_export(struct launch *words, const struct serve *serve,
 
     launch_add(words, "--export");
     if (image && socket && snapshot)
-        launch_add(words, "=%s,key-fd=%d,key-kind=%s,snapshots%s%s%s%s%s%s%s", image, fd,
+        launch_add(words, "=%s,key-fd=%d,key-kind=%s%s%s%s%s%s%s%s", image, fd,
                    launch_key_kind(kind), read_only ? ",read-only" : "",
                    serve->vhost_user ? ",vhost-user=" : "", socket,
                    serve->vhost_user && snapshot[0] ? ",vhost-snapshot=" : "",

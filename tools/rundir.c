@@ -72,7 +72,8 @@ static int find_user(const char *user, uid_t *uid, struct vdisk_error *error)
     return 0;
 }
 
-/* A folder that is there must be a folder, and of who will use it, or ours. */
+/* A folder that is there must be a folder, and of who will use it, or ours; root's all lie where
+ * only root makes any, so one of a user before is as good. */
 static int make(const char *path, uid_t uid, struct vdisk_error *error)
 {
     struct stat status;
@@ -81,8 +82,8 @@ static int make(const char *path, uid_t uid, struct vdisk_error *error)
         return error_set(error, -errno, "%s: %s", path, vdisk_strerror(-errno));
     if (lstat(path, &status))
         return error_set(error, -errno, "%s: %s", path, vdisk_strerror(-errno));
-    if (!S_ISDIR(status.st_mode) || (status.st_uid != geteuid() && status.st_uid != uid) ||
-        status.st_mode & 022)
+    if (!S_ISDIR(status.st_mode) || status.st_mode & 022 ||
+        (geteuid() != 0 && status.st_uid != geteuid() && status.st_uid != uid))
         return error_set(error, -EPERM, "%s: must be a folder of yours that others cannot change",
                          path);
     if (status.st_uid != uid && lchown(path, uid, (gid_t)-1))
@@ -115,50 +116,6 @@ static int take_lock(const char *path, int *out, struct vdisk_error *error)
     }
 }
 
-int rundir_take(const char *name, const char *user, struct rundir *out, struct vdisk_error *error)
-{
-    uid_t uid;
-    char path[RUNDIR_BYTES + 8] = "";
-    struct rundir dir = {.lock = -1};
-    int rc = rundir_find(name, dir.path, error);
-
-    if (rc == 0)
-        rc = find_user(user, &uid, error);
-    if (rc == 0)
-        rc = find_base(path, error);
-    /* Root's folder for all is to be passed through by other users' programs. */
-    if (rc == 0)
-        rc = make(path, geteuid(), error);
-    if (rc == 0 && geteuid() == 0 && chmod(path, 0711))
-        rc = error_set(error, -errno, "%s: %s", path, vdisk_strerror(-errno));
-    if (rc == 0)
-        rc = make(dir.path, uid, error);
-    if (rc)
-        return rc;
-    (void)snprintf(path, sizeof(path), "%s/lock", dir.path);
-    rc = take_lock(path, &dir.lock, error);
-    if (rc == 0)
-        *out = dir;
-    return rc;
-}
-
-bool rundir_await(const char *path, int seconds)
-{
-    const struct timespec step = {0, AWAIT_STEP_MS * 1000000L};
-    char lock[RUNDIR_BYTES + 8];
-    int fd, tries = seconds * 1000 / AWAIT_STEP_MS;
-    bool is_free;
-
-    (void)snprintf(lock, sizeof(lock), "%s/lock", path);
-    fd = open(lock, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0)
-        return errno == ENOENT;
-    while (!(is_free = flock(fd, LOCK_SH | LOCK_NB) == 0) && tries-- > 0)
-        (void)nanosleep(&step, NULL);
-    close(fd);
-    return is_free;
-}
-
 /* One level of folders is all there is. */
 static void clear(int folder, bool is_top)
 {
@@ -184,13 +141,65 @@ static void clear(int folder, bool is_top)
         close(folder);
 }
 
-void rundir_give(struct rundir *dir)
+static void empty(const char *path)
 {
-    char path[RUNDIR_BYTES + 8];
-    int folder = open(dir->path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int folder = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 
     if (folder >= 0)
         clear(folder, true);
+}
+
+int rundir_take(const char *name, const char *user, struct rundir *out, struct vdisk_error *error)
+{
+    uid_t uid;
+    char path[RUNDIR_BYTES + 8] = "";
+    struct rundir dir = {.lock = -1};
+    int rc = rundir_find(name, dir.path, error);
+
+    if (rc == 0)
+        rc = find_user(user, &uid, error);
+    if (rc == 0)
+        rc = find_base(path, error);
+    /* Root's folder for all is to be passed through by other users' programs. */
+    if (rc == 0)
+        rc = make(path, geteuid(), error);
+    if (rc == 0 && geteuid() == 0 && chmod(path, 0711))
+        rc = error_set(error, -errno, "%s: %s", path, vdisk_strerror(-errno));
+    if (rc == 0)
+        rc = make(dir.path, uid, error);
+    if (rc)
+        return rc;
+    (void)snprintf(path, sizeof(path), "%s/lock", dir.path);
+    rc = take_lock(path, &dir.lock, error);
+    if (rc)
+        return rc;
+    empty(dir.path); /* of one that was killed */
+    *out = dir;
+    return 0;
+}
+
+bool rundir_await(const char *path, int seconds)
+{
+    const struct timespec step = {0, AWAIT_STEP_MS * 1000000L};
+    char lock[RUNDIR_BYTES + 8];
+    int fd, tries = seconds * 1000 / AWAIT_STEP_MS;
+    bool is_free;
+
+    (void)snprintf(lock, sizeof(lock), "%s/lock", path);
+    fd = open(lock, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0)
+        return errno == ENOENT;
+    while (!(is_free = flock(fd, LOCK_SH | LOCK_NB) == 0) && tries-- > 0)
+        (void)nanosleep(&step, NULL);
+    close(fd);
+    return is_free;
+}
+
+void rundir_give(struct rundir *dir)
+{
+    char path[RUNDIR_BYTES + 8];
+
+    empty(dir->path);
     (void)snprintf(path, sizeof(path), "%s/lock", dir->path);
     (void)unlink(path);
     (void)rmdir(dir->path);

@@ -3,7 +3,7 @@
  * Where a running guest has its sockets: a folder by its name, of its user's alone, in /run/vdisk
  * for root and in $XDG_RUNTIME_DIR/vdisk for others. In it are
  *
- *     lock              held while the guest runs
+ *     lock              held by each of the programs while it runs
  *     vmm/socket        management of vdisk-vmm
  *     disks/socket      management of its vdiskd
  *     driveN            its drives, for vdisk-vmm

@@ -36,9 +36,8 @@ enum control_field {
     CONTROL_LIMITS = 1 << 7,
     CONTROL_KEY = 1 << 8, /* key_file, or a descriptor; key_kind */
     CONTROL_SLOT = 1 << 9,
-    CONTROL_SNAPSHOTS = 1 << 10,
-    CONTROL_WAIT = 1 << 11,
-    CONTROL_VHOST = 1 << 12,
+    CONTROL_WAIT = 1 << 10,
+    CONTROL_VHOST = 1 << 11,
 };
 
 enum control_verb {
@@ -86,7 +85,7 @@ struct control_request {
     unsigned slot;
     char vhost_user[108]; /* the path of a socket */
     char vhost_snapshot[VDISK_NAME_MAX + 1];
-    bool shrink, read_only, snapshots, wait_when_full, wait_when_failing;
+    bool shrink, read_only, wait_when_full, wait_when_failing;
     struct limit_settings limits;
 };
 

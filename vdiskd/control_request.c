@@ -13,8 +13,7 @@
 #include <string.h>
 
 #define ADD_FIELDS                                                                                 \
-    (CONTROL_READ_ONLY | CONTROL_GROUP | CONTROL_LIMITS | CONTROL_SNAPSHOTS | CONTROL_WAIT |       \
-     CONTROL_VHOST)
+    (CONTROL_READ_ONLY | CONTROL_GROUP | CONTROL_LIMITS | CONTROL_WAIT | CONTROL_VHOST)
 
 static const struct control_command commands[] = {
     {"export-list", CONTROL_EXPORT_LIST, CONTROL_VIEWER, 0, 0},
@@ -92,7 +91,6 @@ static int take_field(struct control_request *request, const char *name, json_t 
     FIELD("size", CONTROL_SIZE, control_json_number(value, VDISK_SIZE_MAX, &request->size));
     FIELD("shrink", CONTROL_SHRINK, control_json_bool(value, &request->shrink));
     FIELD("read_only", CONTROL_READ_ONLY, control_json_bool(value, &request->read_only));
-    FIELD("snapshots", CONTROL_SNAPSHOTS, control_json_bool(value, &request->snapshots));
     FIELD("wait_when_full", CONTROL_WAIT, control_json_bool(value, &request->wait_when_full));
     FIELD("wait_when_failing", CONTROL_WAIT, control_json_bool(value, &request->wait_when_failing));
     FIELD("vhost_user", CONTROL_VHOST,

@@ -25,7 +25,6 @@ int daemon_add_export(struct daemon *daemon, const struct settings_export *expor
         .name = export->name,
         .path = export->image,
         .read_only = export->read_only,
-        .on_demand_snapshots = export->snapshots,
         .when_full = export->wait_when_full ? EXPORT_WAIT : EXPORT_REPORT,
         .when_failing = export->wait_when_failing ? EXPORT_WAIT : EXPORT_REPORT,
         .limits = export->limits,

@@ -42,7 +42,6 @@ struct export_options {
     const char *name; /* what clients ask for; "" is the default export */
     const char *path;
     bool read_only;
-    bool on_demand_snapshots; /* NAME@SNAPSHOT may be attached to */
     enum export_policy when_full, when_failing;
     size_t cache_bytes;           /* 0: a share of the daemon's memory */
     struct limit_settings limits; /* of this export; zeros: none */

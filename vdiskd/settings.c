@@ -83,7 +83,6 @@ static const struct field export_fields[] = {
     FIELD(settings_export, FIELD_TEXT, vhost_user),
     FIELD(settings_export, FIELD_TEXT, vhost_snapshot),
     FIELD(settings_export, FIELD_FLAG, read_only),
-    FIELD(settings_export, FIELD_FLAG, snapshots),
     FIELD(settings_export, FIELD_FLAG, wait_when_full),
     FIELD(settings_export, FIELD_FLAG, wait_when_failing),
     FIELD(settings_export, FIELD_LIMITS, limits),

@@ -40,7 +40,7 @@ struct settings_export {
     uint64_t source_key_fd;
     struct key_source source_key;
     uint64_t fill_rate; /* bytes a second; 0: as it comes */
-    bool read_only, snapshots, wait_when_full, wait_when_failing;
+    bool read_only, wait_when_full, wait_when_failing;
     struct limit_settings limits;
     json_t *json;
 };

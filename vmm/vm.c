@@ -27,6 +27,7 @@
 
 #define POLL_NS        INT64_C(50000) /* the reactor is not where a guest's data go */
 #define SIGNAL_LOOK_NS INT64_C(250000000)
+#define LIFELINE_NS    INT64_C(90000000000) /* as a service manager has patience */
 
 /* ---- what vCPUs find ---- */
 
@@ -382,21 +383,27 @@ static int restart(struct vm *vm, struct vdisk_error *error)
     return rc;
 }
 
-/* The first asks the guest to shut down, the second ends it. */
+/* The first asks the guest to shut down, the second ends it. If it is that of a lifeline
+ * (lifeline.h) there will be no second one: then so does time. */
 static void read_signals(void *arg)
 {
     struct vm *vm = arg;
     struct signalfd_siginfo info;
+    int64_t end = INT64_MAX;
 
     while (!vm->is_ending) {
         ssize_t got = read(vm->signal_fd, &info, sizeof(info));
+        bool is_signal = got == (ssize_t)sizeof(info), is_lifeline;
 
-        if (got != (ssize_t)sizeof(info))
-            (void)task_poll(vm->signal_fd, POLLIN, reactor_now() + SIGNAL_LOOK_NS);
-        else if (vm->is_pressed)
+        is_lifeline = is_signal && info.ssi_signo == SIGTERM && info.ssi_code == POLL_IN;
+        if (is_lifeline)
+            end = reactor_now() + LIFELINE_NS;
+        if (reactor_now() >= end || (is_signal && !is_lifeline && vm->is_pressed))
             vm_end(vm);
-        else
+        else if (is_signal)
             vm_press_button(vm);
+        else
+            (void)task_poll(vm->signal_fd, POLLIN, reactor_now() + SIGNAL_LOOK_NS);
     }
     vm->watches_signals = false;
     task_wake(&vm->life);
