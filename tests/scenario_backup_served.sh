@@ -11,7 +11,7 @@ for tool in qemu-io nbdcopy; do
 done
 
 daemon() { # OPTION...
-    up vdiskd --export "vm1=a.vdk,key-file=$PWD/key,snapshots" --socket "$PWD/run/socket" "$@"
+    up vdiskd --export "vm1=a.vdk,key-file=$PWD/key" --socket "$PWD/run/socket" "$@"
 }
 ctl() { vdisk ctl --socket run/socket "$@"; }
 backup() { vdisk backup create repo vdiskd:vm1 --socket run/socket "$@"; }
@@ -194,7 +194,7 @@ down 'the daemon ends'
 t 'a daemon without NBD' daemon
 fails 1 'no Unix socket' 'has nothing to read from' backup
 down 'it ends'
-t 'one that only reads' up vdiskd --export "vm1=a.vdk,key-file=$PWD/key,snapshots,read-only" \
+t 'one that only reads' up vdiskd --export "vm1=a.vdk,key-file=$PWD/key,read-only" \
     --socket "$PWD/run/socket" --nbd unix:nbd
 fails 1 'read-only' 'can keep no snapshot' backup
 down 'it ends, too'
