@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a backup is made of: a raw file or device, or a snapshot of an image, of which the ranges
- * that matter are known (SPEC.md B11).
+ * What a backup is made of: a raw file or device, an export of NBD, or a snapshot of an image, of
+ * which the ranges that matter are known (SPEC.md B11).
  */
 #ifndef BACKUP_BACKUP_DRIVE_H
 #define BACKUP_BACKUP_DRIVE_H
 
 #include "chunk_set.h"
-#include "manifest.h"
+#include "drive_snapshots.h"
 
 /* A range of the drive that has to be looked at. */
 struct vb_span {
@@ -42,6 +42,21 @@ struct vb_drive {
 int vb_drive_raw_open(const char *path, struct vb_drive **out, struct vdisk_error *error);
 void vb_drive_raw_close(struct vb_drive *drive); /* NULL is allowed */
 
+/* --- an export of NBD ------------------------------------------------------------------------- */
+
+struct nbd_address;
+
+/*
+ * What is zeros is not read, where the server tells. `bitmap` (NULL: none) names a dirty bitmap of
+ * the server's: the spans are what it has, and are changes against what the caller puts into
+ * `base`. Both must outlive the drive. The threads have connections of their own if the server
+ * takes several, else they share one. VDISK_E_NOT_FOUND: it has no such bitmap; errors of
+ * nbd_client_open().
+ */
+int vb_drive_nbd_open(const struct nbd_address *address, const char *bitmap, struct vb_drive **out,
+                      struct vdisk_error *error);
+void vb_drive_nbd_close(struct vb_drive *drive); /* NULL is allowed */
+
 /* --- an image ----------------------------------------------------------------------------- */
 
 struct vb_image;
@@ -70,21 +85,43 @@ struct vb_drive *vb_image_drive(struct vb_image *image);
  */
 int vb_image_close(struct vb_image *image, bool done, struct vdisk_error *error);
 
+/* --- an image that a vdiskd serves -------------------------------------------------------------
+ */
+
+struct vb_served;
+
+struct vb_served_options {
+    const char *socket, *export; /* of management; its name */
+    struct vb_repo *repo;
+    const struct vb_backups *backups;
+    /* Calls take(arg), which makes the snapshot, with the drive at rest; NULL: as it is. */
+    int (*at_rest)(void *opaque, int (*take)(void *arg, struct vdisk_error *error), void *arg,
+                   struct vdisk_error *error);
+    void *opaque;
+};
+
+/*
+ * As vb_image_open(), by the daemon: it makes the snapshot, tells what has changed and is read
+ * from; its file is not opened. Clients go on writing. Errors of served_find(), and what the daemon
+ * says.
+ */
+int vb_served_open(const struct vb_served_options *options, struct vb_manifest *manifest,
+                   struct vb_served **out, struct vdisk_error *error);
+struct vb_drive *vb_served_drive(struct vb_served *served);
+/* The image's path, as the daemon has it. */
+const char *vb_served_path(const struct vb_served *served);
+/* As vb_image_close(). */
+int vb_served_close(struct vb_served *served, bool done, struct vdisk_error *error);
+
 /* --- what an open image still has of its backups ------------------------------------------------
  */
 
 /* The size of an image with a drive of so many bytes: whole sectors. */
 uint64_t vb_image_size(uint64_t drive_bytes);
 
-struct vb_base_wish {
-    const struct vb_repo *repo;
-    const struct vb_backups *backups;
-    uint64_t size_max;          /* bytes; larger ones will not do */
-    const struct vb_id *signer; /* taken at its word, beside those that are trusted; NULL: nobody */
-};
-/* The newest backup of the image whose snapshot is still there, as it was; *out NULL: there is
- * none. Errors of vdisk_snapshot_list(). */
-int vb_image_base(struct vdisk_image *image, const struct vb_base_wish *wish,
+/* vb_snapshots_base() of the image, which fills in wish->drive; *out NULL: there is none. Errors of
+ * vdisk_snapshot_list(). */
+int vb_image_base(struct vdisk_image *image, struct vb_base_wish wish,
                   const struct vb_backup **out);
 
 /*

@@ -185,6 +185,15 @@ const struct vb_backup *vb_backups_newest(const struct vb_backups *backups,
     return newest;
 }
 
+void vb_backups_continue(const struct vb_backups *backups, struct vb_manifest *manifest)
+{
+    const struct vb_backup *newest = vb_backups_newest(backups, manifest->drive);
+
+    manifest->sequence = newest ? newest->manifest.sequence + 1 : 1;
+    if (newest)
+        manifest->previous = newest->name;
+}
+
 const struct vb_backup *vb_backups_find(const struct vb_backups *backups, const struct vb_id *name)
 {
     for (size_t i = 0; i < backups->count; i++) {

@@ -8,17 +8,15 @@
  */
 #include "backup_drive.h"
 
+#include "drive_snapshots.h"
 #include "report.h"
 
 #include <errno.h>
-#include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define SPANS_MAX     1024u
-#define READER_CACHE  (2u << 20)
-#define PREFIX_BYTES  sizeof("backup-RRRRRRRR-")
-#define SNAPSHOTS_MAX 64u /* to be deleted at once */
+#define SPANS_MAX    1024u
+#define READER_CACHE (2u << 20)
 
 struct vb_image {
     struct vb_drive drive;
@@ -181,138 +179,110 @@ static const struct vb_drive_ops ops = {
 
 /* --- snapshots ---------------------------------------------------------------------------- */
 
-static void snapshot_prefix(const struct vb_repo *repo, char prefix[static PREFIX_BYTES])
-{
-    char digits[9];
-
-    sodium_bin2hex(digits, sizeof(digits), repo->config.repo_id, 4);
-    snprintf(prefix, PREFIX_BYTES, "backup-%s-", digits);
-}
-
-struct search {
-    const char *name; /* by name */
-    struct vdisk_snapshot_info info;
-    bool found;
+struct collected {
+    struct vb_snapshots list;
+    int result;
 };
 
-static bool look_at(void *opaque, const struct vdisk_snapshot_info *info)
+static bool collect(void *opaque, const struct vdisk_snapshot_info *info)
 {
-    struct search *search = opaque;
+    struct collected *collected = opaque;
 
-    if (strcmp(info->name, search->name) != 0)
-        return true;
-    search->info = *info;
-    search->found = true;
-    return false;
+    collected->result = vb_snapshots_add(&collected->list, info);
+    return collected->result == 0;
 }
 
-static int find_snapshot(struct vdisk_image *image, const char *name, struct search *search)
+/* vb_snapshots_release() is due after any result. */
+static int list_snapshots(struct vdisk_image *image, struct vb_snapshots *list)
 {
-    *search = (struct search){.name = name};
-    return vdisk_snapshot_list(image, look_at, search);
+    struct collected collected = {.result = 0};
+    int result = vdisk_snapshot_list(image, collect, &collected);
+
+    *list = collected.list;
+    return result ? result : collected.result;
 }
 
-int vb_image_base(struct vdisk_image *image, const struct vb_base_wish *wish,
-                  const struct vb_backup **out)
+int vb_image_base(struct vdisk_image *image, struct vb_base_wish wish, const struct vb_backup **out)
 {
-    const struct vb_backups *backups = wish->backups;
+    struct vb_snapshots list;
     struct vdisk_info info;
+    int result = list_snapshots(image, &list);
 
-    *out = NULL;
     vdisk_get_info(image, &info);
-    for (size_t i = backups->count; i-- > 0;) {
-        const struct vb_backup *backup = &backups->backup[i];
-        const struct vb_manifest *manifest = &backup->manifest;
-        struct search search;
-        int result;
-
-        if (memcmp(manifest->drive, info.image_id, VB_DRIVE_ID_BYTES) != 0 ||
-            !manifest->snapshot_id || manifest->size > wish->size_max ||
-            !(vb_repo_trusts(wish->repo, &backup->signer) ||
-              (wish->signer && vb_id_equal(wish->signer, &backup->signer))))
-            continue;
-        result = find_snapshot(image, manifest->snapshot_name, &search);
-        if (result)
-            return result;
-        if (search.found && search.info.id == manifest->snapshot_id &&
-            memcmp(search.info.root_tag, manifest->snapshot_tag, VDISK_TAG_BYTES) == 0) {
-            *out = backup;
-            return 0;
-        }
-    }
-    return 0;
-}
-
-static int find_base(struct vb_image *made, struct vdisk_image *image, uint64_t size)
-{
-    const struct vb_base_wish wish = {
-        .repo = made->options->repo, .backups = made->options->backups, .size_max = size};
-    int result = vb_image_base(image, &wish, &made->drive.base);
-
-    if (result == 0 && made->drive.base)
-        memcpy(made->before_name, made->drive.base->manifest.snapshot_name,
-               sizeof(made->before_name));
+    wish.drive = info.image_id;
+    *out = result ? NULL : vb_snapshots_base(&list, &wish);
+    vb_snapshots_release(&list);
     return result;
 }
 
-static void describe(const struct vdisk_info *info, const struct vdisk_snapshot_info *snapshot,
-                     struct vb_manifest *manifest)
+/* What one that was interrupted left behind, under the name of the one to come. */
+static int delete_leftover(struct vb_image *made, struct vdisk_image *image,
+                           const struct vb_snapshots *list)
 {
-    manifest->size = snapshot->size;
-    manifest->created = snapshot->created;
-    manifest->source = VB_FROM_IMAGE;
+    /* Asked for first: a deletion in vain would begin to write to the image, and wait for that. */
+    return strcmp(made->name, made->before_name) != 0 && vb_snapshots_find(list, made->name)
+               ? vdisk_snapshot_delete(image, made->name)
+               : 0;
+}
+
+static void find_base(struct vb_image *made, const struct vb_snapshots *list,
+                      const struct vb_manifest *manifest, uint64_t size)
+{
+    const struct vb_base_wish wish = {.repo = made->options->repo,
+                                      .backups = made->options->backups,
+                                      .drive = manifest->drive,
+                                      .size_max = size};
+
+    made->drive.base = vb_snapshots_base(list, &wish);
+    if (made->drive.base)
+        memcpy(made->before_name, made->drive.base->manifest.snapshot_name,
+               sizeof(made->before_name));
+}
+
+static int describe(struct vdisk_image *image, const char *name, const struct vdisk_info *info,
+                    struct vb_manifest *manifest)
+{
+    const struct vdisk_snapshot_info *snapshot = NULL;
+    struct vb_snapshots list;
+    int result = list_snapshots(image, &list);
+
+    if (result == 0) {
+        snapshot = vb_snapshots_find(&list, name);
+        result = snapshot ? 0 : VDISK_E_NOT_FOUND;
+    }
+    if (result == 0)
+        vb_snapshot_describe(snapshot, manifest);
     manifest->compress = info->compress;
     manifest->compress_level = (int8_t)info->compress_level;
     manifest->cluster_bytes = (uint32_t)info->cluster_bytes;
-    manifest->snapshot_id = snapshot->id;
-    memcpy(manifest->snapshot_tag, snapshot->root_tag, VDISK_TAG_BYTES);
-    memcpy(manifest->snapshot_name, snapshot->name, sizeof(manifest->snapshot_name));
-}
-
-/* What one that was interrupted left behind, under the name of the one to come. */
-static int delete_leftover(struct vb_image *made, struct vdisk_image *image)
-{
-    struct search search;
-    int result;
-
-    if (strcmp(made->name, made->before_name) == 0)
-        return 0;
-    /* Asked for first: a deletion in vain would begin to write to the image, and wait for that. */
-    result = find_snapshot(image, made->name, &search);
-    return result || !search.found ? result : vdisk_snapshot_delete(image, made->name);
+    vb_snapshots_release(&list);
+    return result;
 }
 
 /* With the image open for writing. */
 static int make_snapshot(struct vb_image *made, struct vdisk_image *image,
                          struct vb_manifest *manifest, struct vdisk_error *error)
 {
-    const struct vb_backup *newest;
-    char prefix[PREFIX_BYTES];
+    struct vb_snapshots list;
     struct vdisk_info info;
-    struct search search;
     int result;
 
     vdisk_get_info(image, &info);
     memcpy(manifest->drive, info.image_id, VB_DRIVE_ID_BYTES);
-    newest = vb_backups_newest(made->options->backups, manifest->drive);
-    if (newest) {
-        manifest->sequence = newest->manifest.sequence;
-        manifest->previous = newest->name;
+    vb_backups_continue(made->options->backups, manifest);
+    vb_snapshot_name(made->options->repo, manifest->sequence, made->name);
+    result = list_snapshots(image, &list);
+    if (result == 0) {
+        find_base(made, &list, manifest, info.size);
+        result = delete_leftover(made, image, &list);
     }
-    manifest->sequence++;
-    snapshot_prefix(made->options->repo, prefix);
-    snprintf(made->name, sizeof(made->name), "%s%llu", prefix,
-             (unsigned long long)manifest->sequence);
-    result = find_base(made, image, info.size);
-    if (result == 0)
-        result = delete_leftover(made, image);
+    vb_snapshots_release(&list);
     if (result == 0)
         result = vdisk_snapshot_create(image, made->name);
     if (result == 0)
-        result = find_snapshot(image, made->name, &search);
+        result = describe(image, made->name, &info, manifest);
     if (result)
         return copy_error(image, result, error);
-    describe(&info, &search.info, manifest);
     made->unlocked = vdisk_unlocked_of(image);
     return made->unlocked ? 0 : error_set(error, -ENOMEM, "%s", vdisk_strerror(-ENOMEM));
 }
@@ -371,36 +341,16 @@ struct vb_drive *vb_image_drive(struct vb_image *image)
 
 /* --- afterwards --------------------------------------------------------------------------- */
 
-struct doomed {
-    char prefix[PREFIX_BYTES];
-    const char *keep;
-    char (*name)[VDISK_NAME_MAX + 1];
-    unsigned count;
-};
-
-static bool find_doomed(void *opaque, const struct vdisk_snapshot_info *info)
-{
-    struct doomed *doomed = opaque;
-
-    if (strncmp(info->name, doomed->prefix, strlen(doomed->prefix)) == 0 &&
-        strcmp(info->name, doomed->keep) != 0)
-        memcpy(doomed->name[doomed->count++], info->name, sizeof(info->name));
-    return doomed->count < SNAPSHOTS_MAX;
-}
-
 static int delete_older(struct vb_image *made, struct vdisk_image *image)
 {
-    struct doomed doomed = {.keep = made->name};
-    int result;
+    struct vb_snapshots list;
+    int result = list_snapshots(image, &list);
 
-    snapshot_prefix(made->options->repo, doomed.prefix);
-    doomed.name = calloc(SNAPSHOTS_MAX, sizeof(*doomed.name));
-    if (!doomed.name)
-        return -ENOMEM;
-    result = vdisk_snapshot_list(image, find_doomed, &doomed);
-    for (unsigned i = 0; i < doomed.count && result == 0; i++)
-        result = vdisk_snapshot_delete(image, doomed.name[i]);
-    free(doomed.name);
+    for (size_t i = 0; i < list.count && result == 0; i++) {
+        if (vb_snapshot_is_old(made->options->repo, list.info[i].name, made->name))
+            result = vdisk_snapshot_delete(image, list.info[i].name);
+    }
+    vb_snapshots_release(&list);
     return result;
 }
 

@@ -175,7 +175,7 @@ static int find_and_bring(const struct vb_in_place_options *options, struct vdis
     int result = fit(options, image);
 
     if (result == 0 && !options->compare)
-        result = vb_image_base(image, &wish, &out->since);
+        result = vb_image_base(image, wish, &out->since);
     if (result)
         return say(image, result, error);
     if (out->since)

@@ -9,7 +9,6 @@
 #include <stdlib.h>
 
 #define PRUNED_MIN_BYTES (VB_ID_BYTES + VB_DRIVE_ID_BYTES + 8u + 1u)
-#define CLUSTER_MAX      (1u << 20)
 
 /* --- texts -------------------------------------------------------------------------------- */
 
@@ -21,16 +20,11 @@ static void write_text(struct vb_pen *pen, const char *text)
     vb_write_bytes(pen, text, length);
 }
 
-/* UTF-8 without control characters, at most `max` bytes; `text` has room for a NUL. */
-static bool take_text(struct vb_cursor *cursor, size_t max, char *text)
+/* UTF-8 without control characters; there is a NUL behind it. */
+static bool is_text(const char *text, size_t length)
 {
-    size_t length = (size_t)vb_take_le(cursor, 1), at = 0;
-    const uint8_t *bytes = vb_take(cursor, length);
+    size_t at = 0;
 
-    if (!bytes || length > max)
-        return false;
-    memcpy(text, bytes, length);
-    text[length] = '\0';
     while (at < length) {
         const unsigned char *c = (const unsigned char *)text + at;
         unsigned sequence = json_utf8_length(c);
@@ -39,6 +33,29 @@ static bool take_text(struct vb_cursor *cursor, size_t max, char *text)
             return false;
         at += sequence;
     }
+    return true;
+}
+
+/* At most `max` bytes; `text` has room for a NUL. */
+static bool take_text(struct vb_cursor *cursor, size_t max, char *text)
+{
+    size_t length = (size_t)vb_take_le(cursor, 1);
+    const uint8_t *bytes = vb_take(cursor, length);
+
+    if (!bytes || length > max)
+        return false;
+    memcpy(text, bytes, length);
+    text[length] = '\0';
+    return is_text(text, length);
+}
+
+bool vb_text_set(char *to, size_t room, const char *text)
+{
+    size_t length = strlen(text);
+
+    if (length >= room || !is_text(text, length))
+        return false;
+    memcpy(to, text, length + 1);
     return true;
 }
 
@@ -108,9 +125,10 @@ static bool numbers_right(const struct vb_manifest *manifest)
            manifest->created >= 0 && manifest->level == vb_tree_level(manifest->size) &&
            manifest->consistency >= VB_CONSISTENT_CRASH &&
            manifest->consistency <= VB_CONSISTENT_APPLICATION &&
-           (manifest->source == VB_FROM_IMAGE || manifest->source == VB_FROM_RAW) &&
-           manifest->compress_level >= -7 && manifest->compress_level <= 19 &&
-           manifest->cluster_bytes <= CLUSTER_MAX &&
+           manifest->source >= VB_FROM_IMAGE && manifest->source <= VB_FROM_NBD &&
+           manifest->compress_level >= VB_CODEC_LEVEL_MIN &&
+           manifest->compress_level <= VB_CODEC_LEVEL_MAX &&
+           manifest->cluster_bytes <= VB_CLUSTER_MAX &&
            (manifest->cluster_bytes & (manifest->cluster_bytes - 1)) == 0;
 }
 

@@ -13,6 +13,9 @@
 #define VB_DRIVE_ID_BYTES    16u
 #define VB_MANIFEST_MAX      65536u
 #define VB_PRUNE_ENTRIES_MAX 4096u
+#define VB_CLUSTER_MAX       (1u << 20)
+#define VB_CODEC_LEVEL_MIN   (-7)
+#define VB_CODEC_LEVEL_MAX   19
 
 enum vb_consistency {
     VB_CONSISTENT_CRASH = 1,
@@ -23,6 +26,7 @@ enum vb_consistency {
 enum vb_source_kind {
     VB_FROM_IMAGE = 1,
     VB_FROM_RAW = 2,
+    VB_FROM_NBD = 3,
 };
 
 struct vb_manifest {
@@ -47,6 +51,9 @@ struct vb_manifest {
     unsigned tag_count;
     char tag[VB_TAGS_MAX][VB_TAG_TEXT_MAX + 1];
 };
+
+/* Copies the text, if it has room and may stand in a manifest: UTF-8 without control characters. */
+bool vb_text_set(char *to, size_t room, const char *text);
 
 /* Returns the length of the payload. */
 size_t vb_manifest_encode(const struct vb_manifest *manifest,
@@ -100,6 +107,8 @@ void vb_backups_release(struct vb_backups *backups);
 /* The newest of a drive, NULL: none. */
 const struct vb_backup *vb_backups_newest(const struct vb_backups *backups,
                                           const uint8_t drive[static VB_DRIVE_ID_BYTES]);
+/* The drive is given; fills in sequence and previous of its next backup. */
+void vb_backups_continue(const struct vb_backups *backups, struct vb_manifest *manifest);
 const struct vb_backup *vb_backups_find(const struct vb_backups *backups, const struct vb_id *name);
 bool vb_backups_is_pruned(const struct vb_backups *backups, const struct vb_id *name);
 /* Names that a manifest has as its previous one, and which are neither there nor pruned: calls

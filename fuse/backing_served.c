@@ -33,13 +33,13 @@ struct served_access {
 static int connect_to(const struct served *of, const char *snapshot, struct nbd_client **out,
                       struct vdisk_error *error)
 {
-    struct nbd_address address = of->inspect.address;
-    int length =
-        snprintf(address.name, sizeof(address.name), "%s@%s", of->inspect.export, snapshot);
+    static const char *const context[NBD_CONTEXTS_MAX] = {NBD_CONTEXT_ALLOCATION};
+    struct nbd_address address;
+    int result = served_address(&of->inspect.of, snapshot, &address, error);
 
-    if (length < 0 || (size_t)length >= sizeof(address.name))
-        return error_set(error, -ENAMETOOLONG, "%s", vdisk_strerror(-ENAMETOOLONG));
-    return nbd_client_open(&address, NBD_CONTEXT_ALLOCATION, out, error);
+    if (result)
+        return result;
+    return nbd_client_open(&address, context, out, error);
 }
 
 /* ---- an access ---- */
@@ -132,8 +132,8 @@ static int map_once(struct served_access *access, unsigned state, uint64_t offse
     struct nbd_client *client;
     int result = find(access, state, &client);
 
-    if (result == 0 && nbd_client_has_context(client) &&
-        nbd_client_state(client, offset, (uint32_t)(mapping->end - offset), take_state, mapping))
+    if (result == 0 && nbd_client_has_context(client, 0) &&
+        nbd_client_state(client, 0, offset, (uint32_t)(mapping->end - offset), take_state, mapping))
         result = lose(access, state);
     return result;
 }
@@ -239,8 +239,8 @@ static int describe(struct served *of)
 {
     char *text;
 
-    (void)json_object_set_new(of->inspect.about, "snapshot", json_string(of->inspect.snapshot));
-    text = json_dumps(of->inspect.about, JSON_INDENT(2));
+    (void)json_object_set_new(of->inspect.of.about, "snapshot", json_string(of->inspect.snapshot));
+    text = json_dumps(of->inspect.of.about, JSON_INDENT(2));
     if (!text || asprintf(&of->info, "%s\n", text) < 0)
         of->info = NULL;
     free(text);

@@ -11,20 +11,15 @@
 
 #include "vdisk/vdisk.h"
 
-#include "nbd_uri.h"
-
-#include <jansson.h>
-#include <stdbool.h>
+#include "served.h"
 
 #define INSPECT_PREFIX "vdisk-mount-"
 
 struct inspect {
-    char *socket, *export; /* of management; its name */
+    struct served_export of;
     char snapshot[VDISK_NAME_MAX + 1];
-    bool made;                  /* the snapshot is ours */
-    json_t *about;              /* of the export, as export-list has it */
-    json_t *snapshots;          /* of it, as snapshot-list has them, without such of ours */
-    struct nbd_address address; /* without the export's name */
+    bool made;         /* the snapshot is ours */
+    json_t *snapshots; /* as snapshot-list has them, without such of ours */
 };
 
 /* `snapshot` NULL: one is made. After any result inspect_end() is due. VDISK_E_NOT_FOUND: no such

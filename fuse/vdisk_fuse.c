@@ -25,6 +25,7 @@
 #include "log.h"
 #include "options.h"
 #include "report.h"
+#include "served.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -39,7 +40,6 @@
 #include <unistd.h>
 
 #define SCRATCH_BYTES (UINT64_C(1) << 30) /* journals are smaller */
-#define SERVED        "vdiskd:"
 #define SYSTEM_LOG    "syslog"
 #define LOG_SOCKET    "/dev/log"
 
@@ -230,7 +230,7 @@ static int open_backup(struct mount *mount)
 
 static int open_served(struct mount *mount)
 {
-    char *export = strdup(mount->operand + strlen(SERVED));
+    char *export = strdup(served_name(mount->operand));
     char *at = export ? strrchr(export, '@') : NULL;
     char *socket = realpath(mount->socket, NULL); /* as that of an image */
     const struct backing_served_options options = {
@@ -359,7 +359,7 @@ static int close_backing(struct mount *mount, int status)
 
 static int run(struct mount *mount)
 {
-    bool is_served = strncmp(mount->operand, SERVED, strlen(SERVED)) == 0;
+    bool is_served = served_name(mount->operand);
     int status = open_log(mount);
 
     if (status == STATUS_DONE && !is_served && !mount->backup)
@@ -418,7 +418,7 @@ static int parse(struct mount *mount, int argc, char **argv)
         return report_usage(NULL, "a backup is for reading, it does not go with --write");
     if (mount->write && mount->files)
         return report_usage(NULL, "--files is for reading, it does not go with --write");
-    if (mount->write && strncmp(mount->operand, SERVED, strlen(SERVED)) == 0)
+    if (mount->write && served_name(mount->operand))
         return report_usage(NULL, "what vdiskd shows is a snapshot, which nobody may write");
     return status;
 }

@@ -536,6 +536,22 @@ mutant 'what could not be read ahead is handed out' fuse/read_ahead.c \
     "$(within read_ahead_over 's/if \(failed\)/if (0)/')" test_read_ahead
 mutant 'who reads ahead does not hear of changes' fuse/backing_engine.c \
     "$(within post 's/op != VDISK_FLUSH\)/0)/')" scenario_fuse_write
+
+# --- what a backup takes for unchanged ---
+
+mutant 'a backup goes on from another snapshot of that name' backup/drive_snapshots.c \
+    "$(within vb_snapshots_have 's/ \&\& info->id == manifest->snapshot_id//; s/memcmp\(info->root_tag.*\) == 0/1/')" \
+    scenario_backup_served
+mutant 'a backup of an export leaves what has become zeros' backup/drive_nbd.c \
+    "$(within nbd_next 's/of->context \|\| //')" scenario_backup_nbd
+mutant 'a bitmap is one against any size' tools/backup_from.c \
+    "$(within check_bitmap 's/last->manifest\.size != manifest->size/0/')" scenario_backup_nbd
+mutant 'a bitmap is one against either of two backups' tools/backup_from.c \
+    "$(within check_bitmap 's/!is_alone\(.*last\)/0/')" scenario_backup_nbd
+mutant 'a bitmap goes on from what another host could have forged' tools/backup_from.c \
+    "$(within check_bitmap 's/!vb_repo_trusts\(.*signer\)/0/')" scenario_backup_nbd
+mutant 'a backup that fails leaves its snapshot' backup/drive_served.c \
+    "$(within vb_served_close 's/done \?/1 ?/')" scenario_backup_served
 }
 
 # In one piece as well: the shell reads it before it begins.

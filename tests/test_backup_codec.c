@@ -292,6 +292,14 @@ static void test_manifests(void **state)
     assert_memory_equal(&back, &manifest, sizeof(manifest));
     for (size_t cut = 1; cut <= length; cut++)
         assert_int_equal(vb_manifest_decode(&back, bytes, length - cut), VDISK_E_MALFORMED);
+    for (unsigned source = 0; source <= VB_FROM_NBD + 1; source++) {
+        bool is_one = source >= VB_FROM_IMAGE && source <= VB_FROM_NBD;
+
+        manifest.source = (uint8_t)source;
+        length = vb_manifest_encode(&manifest, bytes);
+        assert_int_equal(vb_manifest_decode(&back, bytes, length), is_one ? 0 : VDISK_E_MALFORMED);
+    }
+    manifest.source = VB_FROM_IMAGE;
     manifest.level = 2; /* not that of the size */
     length = vb_manifest_encode(&manifest, bytes);
     assert_int_equal(vb_manifest_decode(&back, bytes, length), VDISK_E_MALFORMED);

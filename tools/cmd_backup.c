@@ -98,6 +98,18 @@ static void print_row(const struct vb_backup *backup)
     putchar('\n');
 }
 
+static const char *source_kind(const struct vb_manifest *manifest)
+{
+    switch (manifest->source) {
+    case VB_FROM_IMAGE:
+        return "image";
+    case VB_FROM_NBD:
+        return "nbd";
+    default:
+        return "raw";
+    }
+}
+
 static void print_json_row(struct json *json, const struct vb_repo *repo,
                            const struct vb_backup *backup)
 {
@@ -118,7 +130,7 @@ static void print_json_row(struct json *json, const struct vb_repo *repo,
     json_number(json, "stored_bytes", manifest->bytes_stored);
     json_string(json, "host", manifest->host);
     json_string(json, "consistency", consistency(manifest));
-    json_string(json, "source", manifest->source == VB_FROM_IMAGE ? "image" : "raw");
+    json_string(json, "source", source_kind(manifest));
     json_string(json, "snapshot", manifest->snapshot_id ? manifest->snapshot_name : NULL);
     json_number(json, "immutable_until", manifest->immutable_until);
     json_hex(json, "writer", backup->signer.b, sizeof(backup->signer.b));

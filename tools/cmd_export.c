@@ -91,12 +91,13 @@ static int write_raw(struct export *export, struct outfile *file)
 
 static int write_by_nbd(struct export *export, struct qemu_server *server)
 {
+    static const char *const no_context[NBD_CONTEXTS_MAX] = {NULL};
     struct vdisk_error error = {0};
     struct nbd_client *client = NULL;
     struct sink sink;
     int status, result;
 
-    result = nbd_client_open(&server->address, NULL, &client, &error);
+    result = nbd_client_open(&server->address, no_context, &client, &error);
     if (result)
         return report(export->to, result, &error);
     if (nbd_client_size(client) < session_size(&export->session)) {

@@ -11,7 +11,7 @@
 #include "mountpoint.h"
 #include "options.h"
 #include "report.h"
-#include "rundir.h"
+#include "served.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -22,7 +22,6 @@
 #include <unistd.h>
 
 #define PROGRAM "vdisk-fuse"
-#define SERVED  "vdiskd:"
 
 struct mount {
     struct keyopt key;
@@ -35,17 +34,13 @@ struct mount {
 static int set_socket(const struct mount *mount, struct launch *words)
 {
     struct vdisk_error error = {.code = 0};
-    char folder[RUNDIR_BYTES];
-    int rc;
+    char room[SERVED_SOCKET_BYTES];
+    const char *path;
+    int rc = served_socket(mount->socket, mount->vm, room, &path, &error);
 
-    if (mount->vm) {
-        rc = rundir_find(mount->vm, folder, &error);
-        if (rc)
-            return report(NULL, rc, &error);
-        launch_add(words, "--socket=%s/disks/socket", folder);
-    } else if (mount->socket) {
-        launch_add(words, "--socket=%s", mount->socket);
-    }
+    if (rc)
+        return report(NULL, rc, &error);
+    launch_add(words, "--socket=%s", path);
     return STATUS_DONE;
 }
 
@@ -64,7 +59,7 @@ static int become(const struct mount *mount, const char *operand, const char *fo
     }
     launch_flag(&words, "write", mount->write);
     launch_flag(&words, "files", mount->files);
-    status = set_socket(mount, &words);
+    status = key ? STATUS_DONE : set_socket(mount, &words);
     if (mount->log)
         launch_add(&words, "--log=%s", mount->log);
     if (mount->base)
@@ -89,7 +84,7 @@ static int start(const struct mount *mount, const char *operand, const char *fol
     struct stat file;
     int status;
 
-    if (strncmp(operand, SERVED, strlen(SERVED)) == 0)
+    if (served_name(operand))
         return become(mount, operand, folder, NULL);
     if (mount->socket || mount->vm)
         return report_usage("mount", "--socket and --vm are for vdiskd:EXPORT");

@@ -4,10 +4,9 @@
  */
 #include "lookin.h"
 
-#include "ctl_client.h"
 #include "interrupt.h"
 #include "report.h"
-#include "rundir.h"
+#include "served.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -15,8 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#define SERVED "vdiskd:"
 
 static int split(struct lookin *in, const char *command)
 {
@@ -68,39 +65,24 @@ static int read_served(struct drive *drive, uint64_t offset, void *data, uint64_
     return access->ops->read(access, 0, offset, data, length);
 }
 
-static int find_socket(const struct lookin_options *options, char path[RUNDIR_BYTES + 16])
-{
-    struct vdisk_error error = {0};
-    char folder[RUNDIR_BYTES];
-    int result = rundir_find(options->vm, folder, &error);
-
-    if (result)
-        return report(NULL, result, &error);
-    (void)snprintf(path, RUNDIR_BYTES + 16, "%s/disks/socket", folder);
-    return STATUS_DONE;
-}
-
 static int open_served(struct lookin *in, const struct lookin_options *options)
 {
-    char path[RUNDIR_BYTES + 16], *export = strdup(in->image + strlen(SERVED));
+    char room[SERVED_SOCKET_BYTES], *export = strdup(served_name(in->image));
     char *at = export ? strrchr(export, '@') : NULL;
     struct backing_served_options served = {
-        .socket = options->socket ? options->socket : CTL_DEFAULT_SOCKET,
         .export = export,
         .snapshot = at ? at + 1 : NULL,
     };
     struct vdisk_error error = {0};
-    int result, status = export ? STATUS_DONE : report(in->image, -ENOMEM, NULL);
+    int result = export ? 0 : -ENOMEM;
 
     if (at)
         *at = '\0';
-    if (status == STATUS_DONE && options->vm) {
-        status = find_socket(options, path);
-        served.socket = path;
-    }
-    if (status != STATUS_DONE) {
+    if (result == 0)
+        result = served_socket(options->socket, options->vm, room, &served.socket, &error);
+    if (result) {
         free(export);
-        return status;
+        return report(NULL, result, &error);
     }
     if (access(served.socket, F_OK)) {
         free(export);
@@ -137,10 +119,10 @@ static int open_drive(struct lookin *in, const char *command, const struct looki
 {
     int status;
 
-    if (strncmp(in->image, SERVED, strlen(SERVED)) == 0)
+    if (served_name(in->image))
         return open_served(in, options);
     if (options->socket || options->vm)
-        return report_usage(command, "--socket and --vm are for " SERVED "EXPORT");
+        return report_usage(command, "--socket and --vm are for vdiskd:EXPORT");
     status =
         session_open(&in->session, command, in->image, &options->session, SESSION_SNAPSHOT | flags);
     if (status == STATUS_DONE)

@@ -29,9 +29,14 @@ bool nbd_client_is_read_only(const struct nbd_client *client)
     return client->flags & NBD_READ_ONLY;
 }
 
-bool nbd_client_has_context(const struct nbd_client *client)
+bool nbd_client_may_be_several(const struct nbd_client *client)
 {
-    return client->has_context;
+    return client->flags & NBD_CAN_MULTI_CONN;
+}
+
+bool nbd_client_has_context(const struct nbd_client *client, unsigned n)
+{
+    return client->has_context[n];
 }
 
 const struct vdisk_error *nbd_client_error(const struct nbd_client *client)
@@ -196,7 +201,7 @@ static int receive_states(struct nbd_client *client, struct nbd_pending *pending
         return nbd_socket_violation(client, "a state that was not asked for");
     result = nbd_socket_receive(client, id, sizeof(id));
     length -= (uint32_t)sizeof(id);
-    if (result == 0 && get_be32(id) != client->context_id)
+    if (result == 0 && get_be32(id) != client->context_id[pending->context])
         return nbd_socket_skip(client, length);
     while (result == 0 && length > 0) {
         uint32_t piece = length < sizeof(states) ? length : (uint32_t)sizeof(states);
@@ -376,13 +381,14 @@ int nbd_client_flush(struct nbd_client *client)
     return result ? result : wait_for_all(client);
 }
 
-int nbd_client_state(struct nbd_client *client, uint64_t offset, uint32_t length,
+int nbd_client_state(struct nbd_client *client, unsigned n, uint64_t offset, uint32_t length,
                      nbd_state_callback *each, void *opaque)
 {
     const struct nbd_pending wanted = {
         .command = NBD_COMMAND_STATE,
         .offset = offset,
         .length = length,
+        .context = n,
         .state = each,
         .opaque = opaque,
     };
@@ -400,8 +406,9 @@ int nbd_client_state(struct nbd_client *client, uint64_t offset, uint32_t length
 
 /* --- open and close ----------------------------------------------------------------------- */
 
-int nbd_client_open(const struct nbd_address *address, const char *context,
-                    struct nbd_client **client, struct vdisk_error *error)
+int nbd_client_open(const struct nbd_address *address,
+                    const char *const context[static NBD_CONTEXTS_MAX], struct nbd_client **client,
+                    struct vdisk_error *error)
 {
     struct nbd_client *made = calloc(1, sizeof(*made));
     int result;

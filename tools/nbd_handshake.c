@@ -10,13 +10,14 @@
 
 #define REPLY_MAX      (64u * 1024) /* longest option reply that makes sense */
 #define REPLIES_MAX    64u          /* to one option */
-#define OPTION_MAX     (NBD_NAME_MAX + 256)
+#define OPTION_MAX     (NBD_NAME_MAX + 1024)
+#define REPLY_BYTES    512u /* that are looked at */
 #define ZEROES_BYTES   124u
 #define GREETING_BYTES 18u
 
 struct option_reply {
     uint32_t type, length;
-    uint8_t data[512]; /* the beginning */
+    uint8_t data[REPLY_BYTES]; /* the beginning */
 };
 
 static int send_option(struct nbd_client *client, uint32_t option, const void *data,
@@ -90,19 +91,53 @@ static void put_text(uint8_t *to, const char *text, uint32_t length)
     memcpy(to + 4, text, length);
 }
 
-static int ask_context(struct nbd_client *client, const char *name, const char *context)
+static void take_context(struct nbd_client *client,
+                         const char *const context[static NBD_CONTEXTS_MAX],
+                         const struct option_reply *reply)
 {
-    uint32_t name_length = (uint32_t)strlen(name), context_length = (uint32_t)strlen(context);
+    for (unsigned i = 0; i < NBD_CONTEXTS_MAX; i++) {
+        size_t length = context[i] ? strlen(context[i]) : 0;
+
+        if (length && reply->length == 4 + length &&
+            memcmp(reply->data + 4, context[i], length) == 0) {
+            client->context_id[i] = get_be32(reply->data);
+            client->has_context[i] = true;
+        }
+    }
+}
+
+/* The names of contexts behind that of the export; 0: they are too long. */
+static uint32_t put_contexts(uint8_t *option, size_t room, const char *name,
+                             const char *const context[static NBD_CONTEXTS_MAX])
+{
+    uint32_t length = 4 + (uint32_t)strlen(name) + 4, count = 0;
+
+    for (unsigned i = 0; i < NBD_CONTEXTS_MAX; i++) {
+        size_t text_length = context[i] ? strlen(context[i]) : 0;
+
+        if (text_length == 0)
+            continue;
+        if (text_length > REPLY_BYTES - 4 || length + 4 + text_length > room)
+            return 0;
+        put_text(option + length, context[i], (uint32_t)text_length);
+        length += 4 + (uint32_t)text_length;
+        count++;
+    }
+    put_text(option, name, (uint32_t)strlen(name));
+    put_be32(option + 4 + strlen(name), count);
+    return length;
+}
+
+static int ask_contexts(struct nbd_client *client, const char *name,
+                        const char *const context[static NBD_CONTEXTS_MAX])
+{
     uint8_t option[OPTION_MAX];
-    uint32_t length = 4 + name_length + 4 + 4 + context_length;
+    uint32_t length = put_contexts(option, sizeof(option), name, context);
     struct option_reply reply = {0};
     int result;
 
-    if (length > sizeof(option))
+    if (length == 0)
         return error_set(&client->error, -ENAMETOOLONG, "the name of the context is too long");
-    put_text(option, name, name_length);
-    put_be32(option + 4 + name_length, 1);
-    put_text(option + 8 + name_length, context, context_length);
     result = send_option(client, NBD_OPTION_SET_CONTEXT, option, length);
     for (unsigned i = 0; result == 0 && i < REPLIES_MAX; i++) {
         result = receive_reply(client, NBD_OPTION_SET_CONTEXT, &reply);
@@ -110,15 +145,11 @@ static int ask_context(struct nbd_client *client, const char *name, const char *
             return result;
         if (reply.type == NBD_REPLY_ACK)
             return 0;
-        if (reply.type != NBD_REPLY_CONTEXT) {
-            client->has_context = false; /* refused, with whatever reason */
+        if (reply.type != NBD_REPLY_CONTEXT) { /* refused, with whatever reason */
+            memset(client->has_context, 0, sizeof(client->has_context));
             return 0;
         }
-        if (reply.length == 4 + context_length &&
-            memcmp(reply.data + 4, context, context_length) == 0) {
-            client->context_id = get_be32(reply.data);
-            client->has_context = true;
-        }
+        take_context(client, context, &reply);
     }
     return result ? result : nbd_socket_violation(client, "too many contexts");
 }
@@ -190,15 +221,16 @@ static int open_by_name(struct nbd_client *client, const char *name, bool no_zer
     return 0;
 }
 
-int nbd_handshake(struct nbd_client *client, const char *name, const char *context)
+int nbd_handshake(struct nbd_client *client, const char *name,
+                  const char *const context[static NBD_CONTEXTS_MAX])
 {
     bool no_zeroes = false, is_open = false;
     int result = greet(client, &no_zeroes);
 
     if (result == 0)
         result = ask_structured(client);
-    if (result == 0 && client->structured && context)
-        result = ask_context(client, name, context);
+    if (result == 0 && client->structured && (context[0] || context[1]))
+        result = ask_contexts(client, name, context);
     if (result == 0)
         result = go(client, name, &is_open);
     if (result == 0 && !is_open)

@@ -38,6 +38,7 @@
 #define NBD_MAGIC_STRUCTURED   UINT32_C(0x668e33ef)
 #define NBD_READ_ONLY          (1u << 1)
 #define NBD_SEND_FLUSH         (1u << 2)
+#define NBD_CAN_MULTI_CONN     (1u << 8)
 #define NBD_COMMAND_READ       0u
 #define NBD_COMMAND_WRITE      1u
 #define NBD_COMMAND_BYE        2u
@@ -59,6 +60,7 @@ struct nbd_pending {
     uint32_t length;
     struct nbd_read *read;     /* READ */
     uint32_t covered;          /* READ: bytes that came */
+    unsigned context;          /* STATE: which one */
     nbd_state_callback *state; /* STATE; NULL when no more is wanted */
     void *opaque;
     int result;
@@ -67,8 +69,9 @@ struct nbd_pending {
 struct nbd_client {
     int fd;
     int timeout_ms; /* of a wait; negative: for ever */
-    bool structured, has_context, is_broken;
-    uint32_t context_id;
+    bool structured, is_broken;
+    bool has_context[NBD_CONTEXTS_MAX];
+    uint32_t context_id[NBD_CONTEXTS_MAX];
     uint64_t size;
     uint16_t flags;
     uint64_t last_handle;
@@ -88,7 +91,8 @@ int nbd_socket_skip(struct nbd_client *client, uint64_t length);
 int nbd_socket_violation(struct nbd_client *client, const char *what);
 
 /* nbd_handshake.c: from the greeting to the open export. */
-int nbd_handshake(struct nbd_client *client, const char *name, const char *context);
+int nbd_handshake(struct nbd_client *client, const char *name,
+                  const char *const context[static NBD_CONTEXTS_MAX]);
 
 static inline uint16_t get_be16(const void *from)
 {

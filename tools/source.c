@@ -164,14 +164,14 @@ static int nbd_range(struct source *source, uint64_t offset, uint64_t *length, b
 
     *length = left;
     *is_zero = false;
-    if (!nbd_client_has_context(source->client))
+    if (!nbd_client_has_context(source->client, 0))
         return 0;
     if (offset < source->known_offset || offset >= source->known_end) {
         uint32_t step = left < STATE_STEP ? (uint32_t)left : STATE_STEP;
         int result;
 
         source->known_offset = source->known_end = offset;
-        result = nbd_client_state(source->client, offset, step, take_state, source);
+        result = nbd_client_state(source->client, 0, offset, step, take_state, source);
         if (result)
             return nbd_fail(source, result);
         if (source->known_end == offset) { /* it did not say: read it */
@@ -215,12 +215,13 @@ int source_open_nbd(struct source *source, const char *name, const struct nbd_ad
         .wait = nbd_wait,
         .close = nbd_close,
     };
+    static const char *const context[NBD_CONTEXTS_MAX] = {NBD_CONTEXT_ALLOCATION};
     int result;
 
     memset(source, 0, sizeof(*source));
     source->name = name;
     source->fd = -1;
-    result = nbd_client_open(address, NBD_CONTEXT_ALLOCATION, &source->client, &source->error);
+    result = nbd_client_open(address, context, &source->client, &source->error);
     if (result)
         return result;
     source->size = nbd_client_size(source->client);

@@ -62,14 +62,25 @@ struct image_work {
     json_t *result;
 };
 
+static void set_hex(json_t *object, const char *name, const uint8_t *bytes, size_t length)
+{
+    char text[2 * VDISK_ID_BYTES + 1];
+
+    _Static_assert(VDISK_TAG_BYTES <= VDISK_ID_BYTES, "both have room");
+    json_object_set_new(object, name,
+                        json_string(sodium_bin2hex(text, sizeof(text), bytes, length)));
+}
+
 static bool add_snapshot(void *opaque, const struct vdisk_snapshot_info *info)
 {
     struct image_work *work = opaque;
+    json_t *object = json_pack("{s:s, s:I, s:I, s:I, s:I}", "name", info->name, "id",
+                               (json_int_t)info->id, "size_bytes", (json_int_t)info->size,
+                               "created", (json_int_t)(info->created / 1000000000), "created_ns",
+                               (json_int_t)info->created);
 
-    json_array_append_new(work->result,
-                          json_pack("{s:s, s:I, s:I, s:I}", "name", info->name, "id",
-                                    (json_int_t)info->id, "size_bytes", (json_int_t)info->size,
-                                    "created", (json_int_t)(info->created / 1000000000)));
+    set_hex(object, "root_tag", info->root_tag, sizeof(info->root_tag));
+    json_array_append_new(work->result, object);
     return true;
 }
 
@@ -196,15 +207,6 @@ struct listing {
     json_t *array;
 };
 
-static void set_hex(json_t *object, const char *name, const uint8_t *bytes, size_t length)
-{
-    char text[2 * VDISK_ID_BYTES + 1];
-
-    _Static_assert(VDISK_TAG_BYTES <= VDISK_ID_BYTES, "both have room");
-    json_object_set_new(object, name,
-                        json_string(sodium_bin2hex(text, sizeof(text), bytes, length)));
-}
-
 static bool add_export(void *opaque, struct export *export)
 {
     struct listing *listing = opaque;
@@ -226,6 +228,8 @@ static bool add_export(void *opaque, struct export *export)
                             json_integer((json_int_t)atomic_load_explicit(&stats->filled_to,
                                                                           memory_order_relaxed)));
     }
+    json_object_set_new(object, "compress", json_string(info.compress ? "zstd" : "none"));
+    json_object_set_new(object, "compress_level", json_integer(info.compress_level));
     set_hex(object, "image_id", info.image_id, sizeof(info.image_id));
     if (info.read_only)
         set_hex(object, "root_tag", info.root_tag, sizeof(info.root_tag));

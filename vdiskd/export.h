@@ -60,6 +60,8 @@ struct export_info {
     uint8_t root_tag[VDISK_TAG_BYTES]; /* when it was opened; nothing changes a read-only one */
     uint64_t size;                     /* bytes */
     uint64_t cluster_bytes;
+    bool compress;
+    int compress_level;
     bool read_only;
     bool has_base;
     bool is_filling; /* it still has a source */

@@ -535,6 +535,8 @@ static int open_image(struct export *export, const struct vdisk_unlocked *unlock
     memcpy(export->info.root_tag, info.root_tag, sizeof(info.root_tag));
     export->info.size = info.size;
     export->info.cluster_bytes = info.cluster_bytes;
+    export->info.compress = info.compress;
+    export->info.compress_level = info.compress_level;
     export->info.has_base = info.has_base;
     export->info.is_filling = info.has_source;
     pthread_mutex_unlock(&export->mutex);
