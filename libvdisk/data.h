@@ -64,6 +64,9 @@ void vd_fill_behind(struct vdisk_image *image, uint64_t first, uint64_t end);
 /* As vd_source_next, of the base or the source, whichever there is. The caller holds `states`. */
 int vd_base_next(struct vdisk_image *image, uint64_t first, uint64_t *from, uint64_t *to);
 
+/* What lies past the end of the drive in blocks of what is below becomes zeros (SPEC.md 10). */
+void vd_end_drive(const struct vdisk_image *image, uint64_t first, uint32_t count, uint8_t *data);
+
 /* Bytes, with the locks. */
 int vd_do_read(struct vdisk_image *image, struct vdisk_snapshot *snapshot, uint64_t offset,
                uint8_t *data, uint64_t length);

@@ -114,16 +114,6 @@ static int fetch(struct vdisk_image *image, uint64_t first, uint32_t count, uint
     return r;
 }
 
-/* What lies past the end of the drive in its last block is zeros, whatever is below. */
-static void end_drive(const struct vdisk_image *image, uint64_t first, uint32_t count,
-                      uint8_t *data)
-{
-    uint64_t offset = first * VD_BLOCK, length = (uint64_t)count * VD_BLOCK;
-    uint64_t size = vd_max64(offset, image->super->size);
-    if (size < offset + length)
-        memset(data + (size - offset), 0, offset + length - size);
-}
-
 /* Writes what is still a hole. */
 static int fill_holes(struct vdisk_image *image, uint64_t first, uint32_t count,
                       const uint8_t *data, uint64_t *copied)
@@ -172,7 +162,7 @@ static int fill_locked(struct vdisk_image *image, uint64_t first, uint64_t end, 
     uint8_t *data = vd_pool_take(&image->pool, (size_t)count * VD_BLOCK);
     r = data ? fetch(image, from, count, data) : -ENOMEM;
     if (!r) {
-        end_drive(image, from, count, data);
+        vd_end_drive(image, from, count, data);
         r = fill_holes(image, from, count, data, copied);
     }
     vd_pool_give(&image->pool, data, (size_t)count * VD_BLOCK);

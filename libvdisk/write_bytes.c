@@ -21,11 +21,20 @@ uint32_t vd_piece_blocks(const struct vdisk_image *image)
     return blocks;
 }
 
+void vd_end_drive(const struct vdisk_image *image, uint64_t first, uint32_t count, uint8_t *data)
+{
+    uint64_t offset = first * VD_BLOCK, length = (uint64_t)count * VD_BLOCK;
+    uint64_t size = vd_max64(offset, image->super->size);
+    if (size < offset + length)
+        memset(data + (size - offset), 0, offset + length - size);
+}
+
 static int read_block(struct vdisk_image *image, uint64_t block, uint8_t *out)
 {
     vd_lock_shared(&image->loop, &image->states);
     struct vd_state state = vd_live_state(image);
     int r = vd_read_blocks(&state, block, 1, out);
+    vd_end_drive(image, block, 1, out);
     vd_unlock_shared(&image->loop, &image->states);
     return r;
 }

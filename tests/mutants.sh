@@ -363,6 +363,8 @@ mutant 'what a source has and is not here is told to be zeros' libvdisk/walk.c \
 mutant 'a read keeps nothing of what it has cost' libvdisk/read.c '/vd_fill_behind\(image/d' test_fill
 mutant 'the old end of the drive shows what the source has' libvdisk/fill.c \
     "$(within fill_locked '/end_drive/d')" test_fill
+mutant 'a write keeps what the source has behind the end of the drive' libvdisk/write_bytes.c \
+    "$(within read_block '/end_drive/d')" test_fill
 mutant 'what an image has changed itself is not looked at' backup/image_diff.c \
     "$(within take_extent 's/return collect.*/(void)opaque; (void)extent; return true;/')" test_backup_image
 mutant 'what lies between two backups is not looked at' backup/image_diff.c \

@@ -435,30 +435,52 @@ static void test_a_source_that_is_not_needed(void **state)
 }
 
 /* A drive that ends within a block, and is smaller than its source. */
-static void test_what_lies_behind_the_end_is_not_filled(void **state)
+static void end_early(struct kit *kit, uint64_t seed, uint64_t end_at)
 {
-    const uint64_t end_at = SIZE - 7 * 512;
-    struct kit kit = {.sim = sim_new(23), .size = SIZE};
-
-    (void)state;
-    kit.source = fill_source_new(SIZE, PIECE, 23);
-    memset(kit.source->bytes + SIZE - PIECE, 'q', PIECE);
-    kit.model = calloc(1, SIZE);
-    assert_non_null(kit.model);
-    memcpy(kit.model, kit.source->bytes, end_at);
+    *kit = (struct kit){.sim = sim_new(seed), .size = SIZE};
+    kit->source = fill_source_new(SIZE, PIECE, seed);
+    memset(kit->source->bytes + SIZE - PIECE, 'q', PIECE);
+    kit->model = calloc(1, SIZE);
+    assert_non_null(kit->model);
+    memcpy(kit->model, kit->source->bytes, end_at);
     const struct vdisk_create_options options = {.struct_bytes = sizeof(options),
                                                  .size = end_at,
                                                  .cluster_bytes = 16384,
-                                                 .source = &kit.source->source,
-                                                 .io = sim_io(kit.sim)};
-    assert_int_equal(vdisk_create("sim", &options, &key, &kit.image, NULL), 0);
+                                                 .source = &kit->source->source,
+                                                 .io = sim_io(kit->sim)};
+    assert_int_equal(vdisk_create("sim", &options, &key, &kit->image, NULL), 0);
+}
+
+static void expect_zeros_behind(struct kit *kit, uint64_t end_at)
+{
     for (uint64_t cursor = 0; cursor < end_at;)
-        assert_int_equal(vdisk_fill(kit.image, &cursor, NULL), 0);
-    assert_int_equal(vdisk_detach(kit.image), 0);
-    assert_int_equal(vdisk_resize(kit.image, SIZE, false), 0);
-    expect_model(&kit);
-    expect_own_image(&kit);
-    end(&kit);
+        assert_int_equal(vdisk_fill(kit->image, &cursor, NULL), 0);
+    assert_int_equal(vdisk_detach(kit->image), 0);
+    assert_int_equal(vdisk_resize(kit->image, SIZE, false), 0);
+    expect_model(kit);
+    expect_own_image(kit);
+    end(kit);
+}
+
+static void test_what_lies_behind_the_end_is_not_filled(void **state)
+{
+    const uint64_t end_at = SIZE - 7 * 512;
+    struct kit kit;
+
+    (void)state;
+    end_early(&kit, 23, end_at);
+    expect_zeros_behind(&kit, end_at);
+}
+
+static void test_what_lies_behind_the_end_is_not_written(void **state)
+{
+    const uint64_t end_at = SIZE - 7 * 512;
+    struct kit kit;
+
+    (void)state;
+    end_early(&kit, 31, end_at);
+    must_write(&kit, end_at - 512, 512, 'w');
+    expect_zeros_behind(&kit, end_at);
 }
 
 int main(void)
@@ -473,6 +495,7 @@ int main(void)
         cmocka_unit_test(test_a_full_disk),
         cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_what_lies_behind_the_end_is_not_filled),
+        cmocka_unit_test(test_what_lies_behind_the_end_is_not_written),
         cmocka_unit_test(test_a_source_that_is_not_needed),
     };
 
