@@ -73,7 +73,9 @@ status=0
 wait "$guest" || status=$?
 is 'it powers off, and its process ends' "$status" 0
 is 'it has booted twice' "$(grep -c '^BOOT' serial)" 2
-is 'by the firmware, each time' "$(grep -c 'Booting from Hard Disk' serial)" 2
+firmware_starts=$(grep -c 'Booting from Hard Disk' serial)
+is 'by the firmware, each time' "$firmware_starts" 2
+[ "$firmware_starts" = 2 ] || sed 's/^/# serial: /' serial
 sed -n 's/^BOOT/# init after/p' serial | tr -d '\r'
 clean 'the image is clean' a.vdk
 t 'it is exported' vdisk export a.vdk out.raw
