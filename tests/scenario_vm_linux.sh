@@ -10,17 +10,17 @@
 # shellcheck source-path=SCRIPTDIR source=lib_lab.sh
 . "$VDISK_SRC/tests/lib_lab.sh"
 
+kills=3 seconds=240
+[ "${VDISK_TEST_LONG:-0}" != 1 ] || kills=50 seconds=900
+
 if lab_is_outside; then
     GUEST_PROGRAMS+=(hwclock)
     lab_ready || exit 0
     lab_guest_initrd initrd "$VDISK_SRC/tests/guest_vm_init.sh"
     cp "$KERNEL_CACHE/cloud-amd64/vmlinuz" cloud
     cp "$KERNEL_CACHE/amd64/vmlinuz" generic
-    kvm_is_fast || { lab "$0" serial 240 initrd cloud generic; exit; }
+    kvm_is_fast || { lab "$0" serial $seconds initrd cloud generic; exit; }
 fi
-
-kills=3
-[ "${VDISK_TEST_LONG:-0}" != 1 ] || kills=50
 
 serve_both() {
     up vdiskd --export "a=$PWD/a.vdk,key-file=$PWD/key,vhost-user=$PWD/a.sock" \

@@ -7,15 +7,16 @@
 # shellcheck source-path=SCRIPTDIR source=lib_lab.sh
 . "$VDISK_SRC/tests/lib_lab.sh"
 
+times=3 seconds=240
+[ "${VDISK_TEST_LONG:-0}" != 1 ] || times=30 seconds=900
+
 if lab_is_outside; then
     lab_ready || exit 0
     lab_guest_initrd initrd "$VDISK_SRC/tests/guest_vm_suspend_init.sh"
     cp "$KERNEL_CACHE/amd64/vmlinuz" generic
-    kvm_is_fast || { lab "$0" serial 240 initrd generic; exit; }
+    kvm_is_fast || { lab "$0" serial $seconds initrd generic; exit; }
 fi
 
-times=3
-[ "${VDISK_TEST_LONG:-0}" != 1 ] || times=30
 vm=s$$
 [ "$(id -u)" = 0 ] || export XDG_RUNTIME_DIR=$PWD/x
 mkdir -p x
