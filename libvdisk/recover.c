@@ -13,6 +13,10 @@
 #include <errno.h>
 #include <stdlib.h>
 
+/* Of the ring in memory at once: at least a record. Every command opens an image, and to have all
+ * of the ring in fresh memory costs more than to read it. */
+#define WINDOW_BLOCKS 256u
+
 struct found {
     struct found *next;
     struct vd_record record;
@@ -26,7 +30,8 @@ struct recovery {
     struct vdisk_image *image;
     struct vd_epoch_keys *keys;
     struct vd_cipher *cipher;
-    uint8_t *ring;
+    uint8_t *window; /* `in_window` blocks of the ring from `window_pos` on */
+    uint32_t window_pos, in_window;
     uint64_t guest_blocks;
     struct found *list, **tail;
     uint64_t end;     /* sequence number at which the log ends */
@@ -34,19 +39,55 @@ struct recovery {
     uint64_t durable; /* the greatest that was seen */
 };
 
+static int read_ring(const struct recovery *rec, uint32_t pos, uint8_t *out, uint32_t blocks)
+{
+    return vd_io(&rec->image->loop, VDISK_IO_READ, (4 + (uint64_t)pos) * VD_BLOCK, out,
+                 (uint64_t)blocks * VD_BLOCK);
+}
+
+/* So many blocks of the ring, a record at most, from `pos` on, which goes on at its beginning; good
+ * until the next call. -EIO. */
+static int look(struct recovery *rec, uint32_t pos, uint32_t blocks, const uint8_t **out)
+{
+    uint32_t ring = rec->image->journal.ring_blocks;
+    uint32_t at = (pos + ring - rec->window_pos) % ring;
+    uint32_t count = ring < WINDOW_BLOCKS ? ring : WINDOW_BLOCKS;
+    uint32_t first = count < ring - pos ? count : ring - pos;
+    int r = 0;
+    if (at + blocks > rec->in_window) {
+        rec->in_window = 0;
+        r = read_ring(rec, pos, rec->window, first);
+        if (!r && first < count)
+            r = read_ring(rec, 0, rec->window + (size_t)first * VD_BLOCK, count - first);
+        if (r)
+            return r;
+        rec->window_pos = pos;
+        rec->in_window = count;
+        at = 0;
+    }
+    *out = rec->window + (size_t)at * VD_BLOCK;
+    return 0;
+}
+
 /* Reads and authenticates the record that begins at `pos` of the ring, if its number is at least
  * `min`; *out is NULL when there is none. -ENOMEM, -EIO. */
 static int read_record(struct recovery *rec, uint32_t pos, uint64_t min, struct found **out)
 {
     const struct vd_journal *j = &rec->image->journal;
-    const uint8_t *head = rec->ring + (size_t)pos * VD_BLOCK;
+    const uint8_t *head;
+    *out = NULL;
+    int r = look(rec, pos, 1, &head);
+    if (r)
+        return r;
     uint64_t seq = vd_get64(head + 24);
     uint32_t blocks = vd_get32(head + 32);
-    *out = NULL;
     if (seq < min || blocks < 1 || blocks > VD_RECORD_BLOCKS_MAX || blocks > j->ring_blocks ||
         !vd_is_zero(head + 36, 12) ||
         vd_stamp_epoch(vd_get64(head + 16)) != rec->image->super->epoch)
         return 0;
+    r = look(rec, pos, blocks, &head);
+    if (r)
+        return r;
     size_t length = (size_t)blocks * VD_BLOCK;
     struct found *found = calloc(1, sizeof(*found));
     uint8_t *bytes = found ? malloc(length) : NULL;
@@ -54,9 +95,7 @@ static int read_record(struct recovery *rec, uint32_t pos, uint64_t min, struct 
         free(found);
         return -ENOMEM;
     }
-    uint32_t first = blocks < j->ring_blocks - pos ? blocks : j->ring_blocks - pos;
-    memcpy(bytes, head, (size_t)first * VD_BLOCK);
-    memcpy(bytes + (size_t)first * VD_BLOCK, rec->ring, (size_t)(blocks - first) * VD_BLOCK);
+    memcpy(bytes, head, length);
     struct vd_seal_context context = {
         .image_id = rec->image->header.image_id,
         .stamp = vd_get64(bytes + 16),
@@ -65,7 +104,7 @@ static int read_record(struct recovery *rec, uint32_t pos, uint64_t min, struct 
         .kind = VD_SEAL_RECORD,
     };
     uint8_t *body = bytes + VD_RECORD_HEAD;
-    int r = vd_open(rec->cipher, &context, body, body, bytes);
+    r = vd_open(rec->cipher, &context, body, body, bytes);
     if (!r)
         r = vd_record_decode(&found->record, body, length - VD_RECORD_HEAD);
     if (r) {
@@ -278,13 +317,10 @@ int vd_journal_recover(struct vdisk_image *image)
     struct vd_journal *j = &image->journal;
     struct recovery rec = {.image = image};
     uint64_t clusters = vd_div_up(image->super->size, vd_cluster_bytes(image));
-    size_t ring_bytes = (size_t)j->ring_blocks * VD_BLOCK;
     rec.tail = &rec.list;
     rec.guest_blocks = clusters * vd_cluster_blocks(image);
-    rec.ring = vd_buffer_new(ring_bytes);
-    int r = rec.ring ? 0 : -ENOMEM;
-    if (!r)
-        r = vd_io(&image->loop, VDISK_IO_READ, 4 * VD_BLOCK, rec.ring, ring_bytes);
+    rec.window = vd_buffer_new((size_t)WINDOW_BLOCKS * VD_BLOCK);
+    int r = rec.window ? 0 : -ENOMEM;
     if (!r)
         r = vd_keys_get(image, image->super->epoch, &rec.keys);
     if (!r && !(rec.cipher = vd_keys_take(rec.keys)))
@@ -306,6 +342,6 @@ int vd_journal_recover(struct vdisk_image *image)
     if (rec.keys)
         vd_keys_give(rec.keys, rec.cipher);
     vd_keys_put(rec.keys);
-    free(rec.ring);
+    free(rec.window);
     return r;
 }

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Side by side with Debian's borgbackup and restic on the same drive, same machine: first backup, an
-# increment after 200 changed blocks of 4 KiB, restore, size of the repository, memory.
+# increment after 200 changed blocks of 4 KiB, restore, size of the repository, memory. We sync what is
+# restored, they do not: beside it stands how long the disk alone takes to write those bytes.
 #   BENCH_DIR   where the files go (default: /var/tmp, a disk)
 #   BENCH_RUNS  rounds, of which the median counts, of two the better (2)
 #   BENCH_MIB   data in MiB (1024)
@@ -78,6 +79,11 @@ v_restore() { vdisk backup restore repo.v latest out.v --quiet; }
 b_restore() { (mkdir out.b && cd out.b && borg extract --sparse "$dir/repo.b::$1"); }
 r_restore() { restic -q -r repo.r restore latest --target out.r; }
 
+disk_alone() { # MIB
+    dd if=/dev/zero of=out.disk bs=4M count=$(($1 / 4)) oflag=direct conv=fsync status=none
+    rm out.disk
+}
+
 # In a virtual machine free memory may have gone back to the host, and who takes it first waits for
 # it. So it is touched before each run, and no side pays.
 warm() { python3 -c 'import sys; b"." * (int(sys.argv[1]) << 20)' $((mib * 3)) && sync; }
@@ -113,6 +119,7 @@ for ((run = 1; run <= runs; run++)); do
     measure v_restore v_restore
     measure b_restore b_restore next
     measure r_restore r_restore
+    measure disk disk_alone "$(du -m out.v | cut -f1)"
     cmp out.v disk.raw && cmp out.b/disk.raw disk.raw && cmp "$(find out.r -name disk.raw)" disk.raw
 done
 
@@ -129,6 +136,7 @@ taken[b_raw]=${taken[b_first]} taken[r_raw]=${taken[r_first]}
 row 'first backup, all: of a raw file' raw
 row 'after 200 changed blocks' next
 row 'restore, raw' restore
+printf '%-34s %9s s\n' '  the disk alone, the same bytes' "$(of disk)"
 read -r v b r <<<"$sizes"
 printf '%-34s %7s MiB %7s MiB %7s MiB\n' 'repository after the first' "$v" "$b" "$r"
 
