@@ -165,6 +165,8 @@ static void expect_written(struct sim *disk, unsigned count, const char *when)
 
 /* ---- recovery looks at the ring piece by piece ---- */
 
+#define RING_LOG2 5u
+#define RING      ((1u << RING_LOG2) - 4)
 #define WIDE_LOG2 10u
 #define WINDOW    256u /* recovery has so many blocks of the ring in memory (recover.c) */
 #define LARGE     600u /* blocks of a write whose record has three blocks */
@@ -218,10 +220,24 @@ static void test_a_record_may_lie_across_what_recovery_has_in_memory(void **stat
         recover_across(before);
 }
 
-/* ---- the ring waits for both superblock slots ---- */
+/* A small ring, gone through several times; a record of three blocks may lie across its end. */
+static void test_recovery_reads_on_at_the_beginning_of_the_ring(void **state)
+{
+    struct sim *sim = sim_new(7);
+    struct vdisk_image *image = create(sim_io(sim), RING_LOG2);
 
-#define RING_LOG2 5u
-#define RING      ((1u << RING_LOG2) - 4)
+    (void)state;
+    for (unsigned count = 0; count < 4 * RING; count++) {
+        write_durably(image, count, 1);
+        if (count % 5 == 4)
+            write_durably(image, BLOCKS - LARGE, LARGE);
+        expect_written(sim_crash_image(sim, count, SIM_KEEP_NONE), count + 1, "around the ring");
+    }
+    vdisk_abandon(image);
+    sim_free(sim);
+}
+
+/* ---- the ring waits for both superblock slots ---- */
 
 /* A disk that can be told to keep the write of one block waiting. */
 struct gate {
@@ -719,6 +735,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_record_without_its_data_ends_the_log),
         cmocka_unit_test(test_a_record_may_lie_across_what_recovery_has_in_memory),
+        cmocka_unit_test(test_recovery_reads_on_at_the_beginning_of_the_ring),
         cmocka_unit_test(test_no_record_is_overwritten_before_slot_a_is_durable),
         cmocka_unit_test(test_no_record_is_overwritten_before_slot_b_is_durable),
         cmocka_unit_test(test_the_record_is_written_ahead_of_the_flush_that_is_expected),
