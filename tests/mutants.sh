@@ -388,6 +388,8 @@ mutant 'a group is served in the order of coming' vdiskd/limit.c \
 
 # --- what a guest may do to its devices ---
 
+mutant 'what a guest asked for before its reset is done after it' vmm/vm.c \
+    "$(within take_reset 's/if \(atomic_load\(&vm->reset.life\) != vm->resets\)/if (0)/')" test_vm_suspend_ctl
 mutant 'memory goes on past the end of a region' vmm/memory.c \
     "$(within vm_memory_at 's/ && length <= region->size - at//')" test_vm_memory
 mutant 'who the memory is shared with can cut it short' vmm/memory.c \

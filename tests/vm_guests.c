@@ -665,3 +665,19 @@ GUEST(resets, VM_ENTRY_LONG, "64",
       "    mov $0xcf9, %dx\n"
       "    out %al, %dx\n"
       STOP)
+
+GUEST(insists, VM_ENTRY_LONG, "64",
+      "    mov $'b', %al\n"
+      "    mov $0x3f8, %dx\n"
+      "    out %al, %dx\n"
+      "    mov $20000000, %ecx\n"
+      "1:  dec %ecx\n"
+      "    jnz 1b\n"
+      "    mov $'e', %al\n"
+      "    out %al, %dx\n"
+      "2:  mov $6, %al\n"
+      "    mov $0xcf9, %dx\n"
+      "    out %al, %dx\n"
+      "    mov $0xfe, %al\n"
+      "    out %al, $0x64\n"
+      "    jmp 2b\n")

@@ -71,6 +71,8 @@ extern const struct vm_guest vm_guest_draws;
 extern const struct vm_guest vm_guest_spells;
 /* Says `r` on the serial port, and resets the machine. It can be anywhere. */
 extern const struct vm_guest vm_guest_resets;
+/* Says `b`, after a while `e`, and resets the machine in two ways, again and again until it is. */
+extern const struct vm_guest vm_guest_insists;
 /* As vm_guest_spells without memory, after each write to the drive at slot 0, of which sector 1
  * begins with how many there were (4 bytes); `!` when one fails. */
 extern const struct vm_guest vm_guest_writes;

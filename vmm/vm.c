@@ -31,8 +31,10 @@
 
 /* ---- what vCPUs find ---- */
 
+/* By a vCPU's thread, so that `resets` stays as it is meanwhile. */
 static void post(struct vm_posted *posted)
 {
+    atomic_store(&posted->life, posted->vm->resets);
     if (!atomic_exchange(&posted->is_posted, true))
         reactor_post(posted->vm->reactor, &posted->message);
 }
@@ -49,6 +51,9 @@ static void take_reset(struct reactor_message *message)
 {
     struct vm *vm = taken(message);
 
+    /* A guest whose reset takes a while tries another way: that is no reset of its next life. */
+    if (atomic_load(&vm->reset.life) != vm->resets)
+        return;
     vm->wants_reset = true;
     task_wake(&vm->life);
 }
@@ -369,9 +374,9 @@ static int restart(struct vm *vm, struct vdisk_error *error)
 {
     int rc;
 
+    vm_machine_stop(vm->machine);
     vm->wants_reset = false;
     vm->resets++;
-    vm_machine_stop(vm->machine);
     if (vm->is_paused)
         vm_devices_resume(&vm->devices); /* the machine is not */
     vm_devices_reset(&vm->devices);

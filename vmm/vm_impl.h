@@ -15,6 +15,7 @@ struct vm_posted {
     struct reactor_message message;
     struct vm *vm;
     atomic_bool is_posted;
+    atomic_uint life; /* of the guest, counted by resets, in which it was found last */
 };
 
 struct vm {
