@@ -8,7 +8,7 @@
 . "$VDISK_SRC/tests/lib_lab.sh"
 
 times=3 seconds=240
-[ "${VDISK_TEST_LONG:-0}" != 1 ] || times=30 seconds=900
+[ "${VDISK_TEST_LONG:-0}" != 1 ] || times=30 seconds=1800
 
 if lab_is_outside; then
     lab_ready || exit 0
