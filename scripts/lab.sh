@@ -19,6 +19,7 @@ lab_root() {
     root_busybox "$1"
     root_programs "$1" bash vdisk vdiskd vdisk-vmm "${@:3}"
     root_modules "$1" cloud-amd64 "${LAB_MODULES[@]}"
+    cc -O1 -o "$1/bin/lab_machine" "$VDISK_SRC/scripts/lab_machine.c" || return
     mkdir -p "$1/work"
     cp "$2" "$1/run.sh"
     install -m 755 "$VDISK_SRC/scripts/lab_init.sh" "$1/init"

@@ -29,6 +29,7 @@ if [ -n "${LAB_DISK:-}" ]; then
 fi
 
 export PATH=/bin:/sbin HOME=/ LC_ALL=C
+lab_machine &
 export VDISK=/bin/vdisk VDISK_SRC=/src TMPDIR=/work VDISK_LAB=1
 echo "# the lab is up: $(cut -d ' ' -f 1 /proc/uptime) s"
 (cd /work && bash /run.sh)
