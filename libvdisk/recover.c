@@ -13,9 +13,9 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* Of the ring in memory at once: at least a record. Every command opens an image, and to have all
- * of the ring in fresh memory costs more than to read it. */
-#define WINDOW_BLOCKS 256u
+/* Of the ring in memory at once: a record. Every command opens an image, and fresh memory costs
+ * more than to read. */
+#define WINDOW_BLOCKS VD_RECORD_BLOCKS_MAX
 
 struct found {
     struct found *next;

@@ -168,7 +168,7 @@ static void expect_written(struct sim *disk, unsigned count, const char *when)
 #define RING_LOG2 5u
 #define RING      ((1u << RING_LOG2) - 4)
 #define WIDE_LOG2 10u
-#define WINDOW    256u /* recovery has so many blocks of the ring in memory (recover.c) */
+#define WINDOW    64u  /* recovery has so many blocks of the ring in memory (recover.c) */
 #define LARGE     600u /* blocks of a write whose record has three blocks */
 
 static void note_checkpoint(void *arg, enum vdisk_io_op op, uint64_t offset, uint64_t length)
