@@ -52,7 +52,7 @@ for ((i = 1; i <= times; i++)); do
         ok "the guest goes on, time $i, round $((${before:-0} + 2))"
     else
         sed 's/^/#   guest: /' .guest
-        tail -n 20 serial | sed 's/^/#   serial: /'
+        sed 's/^/#   serial: /' serial
         # Whether its processors still do something, and whether it was only slow.
         for _ in 1 2; do
             vdisk ctl --vm "$vm" metrics 2>&1 | sed 's/^/#   metrics: /'
