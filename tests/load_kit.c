@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include <errno.h>
 #include <limits.h>
 #include <poll.h>
 #include <stdio.h>
@@ -24,13 +25,17 @@ static const uint8_t key_bytes[32] = "any 32 bytes are as good as this";
 static const struct vdisk_key key = {
     .kind = VDISK_KEY_FILE, .bytes = key_bytes, .length = sizeof(key_bytes)};
 
-static char directory[64];
+static char directory[96]; /* with a socket's name, no longer than an address may be */
 static struct sockaddr_un address = {.sun_family = AF_UNIX};
 
 /* --- the server's process ------------------------------------------------------------------- */
 
 struct order {
-    bool for_group;
+    enum {
+        ORDER_LIMITS,
+        ORDER_LIMITS_OF_GROUP,
+        ORDER_TELL
+    } what;
     struct limit_settings limits;
 };
 
@@ -70,21 +75,52 @@ static int add(struct serving *serving, unsigned i)
     return result;
 }
 
+static void tell(struct serving *serving)
+{
+    for (unsigned i = 0; i < serving->server->exports; i++) {
+        char name[16];
+        struct export *export;
+        struct stats *stats;
+        const struct stats_counter *writes;
+
+        snprintf(name, sizeof(name), "e%u", i);
+        export = export_get(serving->exports, name);
+        stats = export_stats(export);
+        writes = &stats->op[STATS_WRITE];
+        (void)fprintf(stderr,
+                      "server: %s, by %s: %llu requests in flight; %llu writes in %.3f s, %llu "
+                      "failed; waited for space %llu times, opened anew %llu times\n",
+                      name, reactor_backend(export_reactor(export)),
+                      (unsigned long long)stats->in_flight, (unsigned long long)writes->count,
+                      (double)writes->nanoseconds / 1e9, (unsigned long long)writes->errors,
+                      (unsigned long long)stats->waiting_for_space,
+                      (unsigned long long)stats->reopened);
+        export_put(export);
+    }
+}
+
+static void set_limits(struct serving *serving, const struct order *order)
+{
+    struct export *export = export_get(serving->exports, "e0");
+
+    limit_group_set(order->what == ORDER_LIMITS_OF_GROUP ? exports_group(serving->exports, "group")
+                                                         : export_limits(export),
+                    &order->limits);
+    export_put(export);
+}
+
 static void follow_orders(struct serving *serving)
 {
     struct order order;
 
     for (;;) {
-        struct export *export;
-
         if (task_poll(serving->orders, POLLIN, TASK_FOREVER) < 0 ||
             read(serving->orders, &order, sizeof(order)) != sizeof(order))
             return;
-        export = export_get(serving->exports, "e0");
-        limit_group_set(order.for_group ? exports_group(serving->exports, "group")
-                                        : export_limits(export),
-                        &order.limits);
-        export_put(export);
+        if (order.what == ORDER_TELL)
+            tell(serving);
+        else
+            set_limits(serving, &order);
         if (write(serving->ready, "o", 1) != 1)
             return;
     }
@@ -183,13 +219,36 @@ void load_stop(struct load_server *server)
 void load_set_limits(struct load_server *server, bool for_group,
                      const struct limit_settings *limits)
 {
-    struct order order = {for_group, *limits};
+    struct order order = {for_group ? ORDER_LIMITS_OF_GROUP : ORDER_LIMITS, *limits};
+
+    assert_int_equal(write(server->orders, &order, sizeof(order)), sizeof(order));
+    wait_for(server);
+}
+
+void load_tell(struct load_server *server)
+{
+    struct order order = {.what = ORDER_TELL};
 
     assert_int_equal(write(server->orders, &order, sizeof(order)), sizeof(order));
     wait_for(server);
 }
 
 /* --- clients -------------------------------------------------------------------------------- */
+
+static pid_t tester;
+
+/* In a process of a test's a failure ends it: it must not go on with the next test. */
+static void must(bool holds, const char *what)
+{
+    int code = errno;
+
+    if (holds)
+        return;
+    if (getpid() == tester)
+        fail_msg("%s (errno: %s)", what, strerror(code));
+    (void)fprintf(stderr, "client %d: %s (errno: %s)\n", (int)getpid(), what, strerror(code));
+    _exit(LOAD_CLIENT_FAILED);
+}
 
 void load_send(int fd, const void *data, size_t length)
 {
@@ -198,7 +257,7 @@ void load_send(int fd, const void *data, size_t length)
     while (length > 0) {
         ssize_t sent = send(fd, at, length, MSG_NOSIGNAL);
 
-        assert_true(sent > 0);
+        must(sent > 0, "the server takes no more");
         at += sent;
         length -= (size_t)sent;
     }
@@ -211,7 +270,7 @@ static void receive_all(int fd, void *data, size_t length)
     while (length > 0) {
         ssize_t got = recv(fd, at, length, 0);
 
-        assert_true(got > 0);
+        must(got > 0, got ? "no answer" : "the server has hung up");
         at += got;
         length -= (size_t)got;
     }
@@ -273,8 +332,9 @@ uint64_t load_reply(int fd, void *data, size_t length)
     uint8_t header[NBD_SIMPLE_REPLY_BYTES];
 
     receive_all(fd, header, sizeof(header));
-    assert_int_equal(nbd_get32(header), NBD_SIMPLE_REPLY_MAGIC);
-    assert_int_equal(nbd_get32(header + 4), 0);
+    must(nbd_get32(header) == NBD_SIMPLE_REPLY_MAGIC, "no reply, but something else");
+    errno = (int)nbd_get32(header + 4); /* most are the same */
+    must(errno == 0, "a request failed");
     receive_all(fd, data, length);
     return nbd_get64(header + 8);
 }
@@ -284,10 +344,12 @@ uint64_t load_reply(int fd, void *data, size_t length)
 int load_set_up(void **state)
 {
     struct vdisk_create_options create = {.struct_bytes = sizeof(create), .size = LOAD_DRIVE};
+    const char *base = getenv("TMPDIR");
     struct vdisk_image *image;
 
     (void)state;
-    snprintf(directory, sizeof(directory), "/tmp/vdisk-load-XXXXXX");
+    tester = getpid();
+    snprintf(directory, sizeof(directory), "%s/vdisk-load-XXXXXX", base ? base : "/tmp");
     if (!mkdtemp(directory))
         return -1;
     snprintf(address.sun_path, sizeof(address.sun_path), "%s/s", directory);
@@ -303,7 +365,7 @@ int load_set_up(void **state)
 
 int load_tear_down(void **state)
 {
-    char command[128];
+    char command[sizeof(directory) + 16];
 
     (void)state;
     snprintf(command, sizeof(command), "rm -rf '%s'", directory);

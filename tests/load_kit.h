@@ -11,11 +11,13 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-#define KIB          1024u
-#define MIB          (UINT64_C(1) << 20)
-#define SECOND       INT64_C(1000000000)
-#define LOAD_DRIVE   (16 * MIB)
-#define LOAD_EXPORTS 64u
+#define KIB                1024u
+#define MIB                (UINT64_C(1) << 20)
+#define SECOND             INT64_C(1000000000)
+#define LOAD_DRIVE         (16 * MIB)
+#define LOAD_EXPORTS       64u
+/* The exit status of a process of a test's in which a request failed; why is on standard error. */
+#define LOAD_CLIENT_FAILED 4
 
 struct load_server {
     unsigned exports, connections_max;
@@ -36,6 +38,9 @@ void load_stop(struct load_server *server);
 /* Of e0, or of the group that all are in; they count when this returns. */
 void load_set_limits(struct load_server *server, bool for_group,
                      const struct limit_settings *limits);
+
+/* On standard error, what the server has done: for when a test has failed. */
+void load_tell(struct load_server *server);
 
 /* Connects, and takes the greeting. */
 int load_dial(void);

@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -66,12 +67,36 @@ static void come(const struct gate *gate)
         _exit(2);
 }
 
-static void wait_for_all(const struct gate *gate)
+/* The end of the first client that has none yet, or 0; it has `status`. */
+static pid_t who_ended(const pid_t children[static CONNECTIONS], int *status)
+{
+    for (unsigned i = 0; i < CONNECTIONS; i++) {
+        if (waitpid(children[i], status, WNOHANG) == children[i])
+            return children[i];
+    }
+    return 0;
+}
+
+/* A client that has ended will not come, and those that wait for it would for ever. */
+static void wait_for_all(const struct gate *gate, struct load_server *server,
+                         const pid_t children[static CONNECTIONS])
 {
     char bytes[CONNECTIONS] = "";
+    int status;
 
-    for (unsigned i = 0; i < CONNECTIONS; i++)
-        assert_int_equal(read(gate->come[0], bytes, 1), 1);
+    for (unsigned i = 0; i < CONNECTIONS;) {
+        struct pollfd readable = {.fd = gate->come[0], .events = POLLIN};
+
+        if (poll(&readable, 1, 100) > 0) {
+            assert_int_equal(read(gate->come[0], bytes, 1), 1);
+            i++;
+        } else if (who_ended(children, &status)) {
+            load_tell(server);
+            for (i = 0; i < CONNECTIONS; i++)
+                (void)kill(children[i], SIGKILL);
+            fail_msg("a client ended too early, with status %#x", (unsigned)status);
+        }
+    }
 }
 
 static void let_all_go(struct gate *gate)
@@ -145,9 +170,9 @@ static void much_at_once(bool no_uring)
         if (children[i] == 0)
             client(fds[i], i, &written, &asked);
     }
-    wait_for_all(&written);
+    wait_for_all(&written, &server, children);
     let_all_go(&written);
-    wait_for_all(&asked);
+    wait_for_all(&asked, &server, children);
     usleep(300000); /* the server reads as much as it may */
     let_all_go(&asked);
     for (unsigned i = 0; i < CONNECTIONS; i++) {
