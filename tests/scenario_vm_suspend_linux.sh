@@ -55,6 +55,7 @@ for ((i = 1; i <= times; i++)); do
         sed 's/^/#   serial: /' serial
         # Whether its processors still do something, it was reset, or says that round later.
         for _ in 1 2; do
+            vdisk ctl --vm "$vm" info 2>&1 | sed 's/^/#   info: /'
             vdisk ctl --vm "$vm" metrics 2>&1 | sed 's/^/#   metrics: /'
             sleep 5
         done

@@ -16,9 +16,11 @@
 static struct vm_bus bus;
 static struct vm_ports *ports;
 static atomic_uint resets;
+static const char *last; /* how it was asked for */
 
-static void note_reset(void *opaque)
+static void note_reset(void *opaque, const char *how)
 {
+    last = how;
     assert_ptr_equal(opaque, &bus);
     atomic_fetch_add(&resets, 1);
 }
@@ -72,6 +74,7 @@ static void test_its_command_to_reset_resets(void **state)
     (void)state;
     out(0x64, 0xfe);
     assert_int_equal(resets, 1);
+    assert_string_equal(last, "the keyboard's controller");
     out(0x64, 0xf0); /* with other lines as well */
     assert_int_equal(resets, 2);
     out(0x64, 0xff); /* pulses none */
@@ -89,6 +92,7 @@ static void test_a20_is_on_and_the_fast_reset_resets(void **state)
     assert_int_equal(in(0x92), 2);
     out(0x92, 3);
     assert_int_equal(resets, 1);
+    assert_string_equal(last, "the system control port");
 }
 
 /* Linux measures its clock with loops that wait for either of these bits. */

@@ -48,9 +48,10 @@ static void note_off(void *opaque)
     kit.offs++;
 }
 
-static void note_reset(void *opaque)
+static void note_reset(void *opaque, const char *how)
 {
     assert_ptr_equal(opaque, &kit);
+    assert_string_equal(how, "the reset register");
     kit.resets++;
 }
 

@@ -39,7 +39,7 @@
 
 static bool usable;
 static char program[PATH_MAX], address[PATH_MAX];
-static char spells[PATH_MAX], resets[PATH_MAX], insists[PATH_MAX]; /* kernels */
+static char spells[PATH_MAX], resets[PATH_MAX], insists[PATH_MAX], faults[PATH_MAX]; /* kernels */
 
 /* ---- the program ---- */
 
@@ -153,17 +153,37 @@ static void complained(const char *words)
 
 /* ---- its socket ---- */
 
+static int dial(void)
+{
+    struct sockaddr_un to = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    assert_true(fd >= 0 && strlen(address) < sizeof(to.sun_path));
+    memcpy(to.sun_path, address, strlen(address));
+    if (connect(fd, (struct sockaddr *)&to, sizeof(to)) == 0)
+        return fd;
+    close(fd);
+    return -1;
+}
+
+/* For a guest that says nothing. */
+static void wait_for_socket(void)
+{
+    int fd;
+
+    while ((fd = dial()) < 0)
+        usleep(10000); /* set_up's alarm ends it */
+    close(fd);
+}
+
 static int call(const char *text, int with)
 {
     _Alignas(struct cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {0};
-    struct sockaddr_un to = {.sun_family = AF_UNIX};
     struct iovec vector = {(char *)(uintptr_t)text, strlen(text)};
     struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1};
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = dial();
 
-    assert_true(strlen(address) < sizeof(to.sun_path));
-    memcpy(to.sun_path, address, strlen(address));
-    if (connect(fd, (struct sockaddr *)&to, sizeof(to)))
+    if (fd < 0)
         fail_msg("%s: %s", address, strerror(errno));
     if (with >= 0) {
         message.msg_control = control;
@@ -570,6 +590,39 @@ static void test_a_reset_that_is_asked_for_twice_is_one(void **state)
     }
 }
 
+static void says_that_it_was_reset_by(const char *how)
+{
+    for (unsigned try = 0; try < 500; try++) {
+        json_t *reply = answer(call("{\"command\":\"info\"}\n", -1));
+        json_t *result = json_object_get(reply, "result");
+        bool was = json_integer_value(json_object_get(result, "resets")) > 0;
+        const char *said = json_string_value(json_object_get(result, "last_reset"));
+
+        if (was)
+            assert_string_equal(said, how);
+        else
+            assert_null(said);
+        json_decref(reply);
+        if (was)
+            return;
+        usleep(20000);
+    }
+    fail_msg("it was not reset");
+}
+
+static void test_it_says_by_what_it_was_reset(void **state)
+{
+    (void)state;
+    boot_from(resets);
+    wait_for_socket();
+    says_that_it_was_reset_by("the reset register");
+    end_resetting();
+    boot_from(faults);
+    wait_for_socket();
+    says_that_it_was_reset_by("a triple fault");
+    end_resetting();
+}
+
 static void test_without_a_kernel_it_goes_on_until_a_reset(void **state)
 {
     struct bytes bytes;
@@ -637,11 +690,13 @@ static void prepare(void)
     snprintf(spells, sizeof(spells), "%s/spells", folder);
     snprintf(resets, sizeof(resets), "%s/resets", folder);
     snprintf(insists, sizeof(insists), "%s/insists", folder);
+    snprintf(faults, sizeof(faults), "%s/faults", folder);
     snprintf(address, sizeof(address), "%s/vmm/socket", folder);
     usable = vm_kit_usable() && access(program, X_OK) == 0 &&
              write_kernel(folder, "spells", &vm_guest_spells) &&
              write_kernel(folder, "resets", &vm_guest_resets) &&
-             write_kernel(folder, "insists", &vm_guest_insists);
+             write_kernel(folder, "insists", &vm_guest_insists) &&
+             write_kernel(folder, "faults", &vm_guest_triple_fault);
 }
 
 int main(int argc, char **argv)
@@ -659,6 +714,7 @@ int main(int argc, char **argv)
         TEST(test_it_can_be_ended_before_it_goes_on),
         TEST(test_a_reset_that_is_due_is_not_lost),
         TEST(test_a_reset_that_is_asked_for_twice_is_one),
+        TEST(test_it_says_by_what_it_was_reset),
         TEST(test_without_a_kernel_it_goes_on_until_a_reset),
         TEST(test_only_a_descriptor_that_is_open_will_do),
     };

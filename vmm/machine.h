@@ -34,7 +34,7 @@ struct vm_entry {
 };
 
 enum vm_event {
-    VM_EVENT_RESET,  /* a triple fault, or what a device asked for */
+    VM_EVENT_RESET,  /* `why` is static: a triple fault, or what KVM was asked for */
     VM_EVENT_FAILED, /* KVM cannot go on; `why` says so */
 };
 

@@ -38,7 +38,7 @@ static const uint8_t numbers[] = {KEYBOARD_DATA, SPEAKER, KEYBOARD_COMMAND, POST
 
 struct vm_ports {
     pthread_mutex_t lock;
-    void (*reset)(void *opaque);
+    void (*reset)(void *opaque, const char *how);
     void *opaque;
     uint8_t speaker;
     struct port port[PORTS];
@@ -88,21 +88,21 @@ static void port_write(void *device, uint64_t offset, const uint8_t *data, unsig
 {
     struct port *port = device;
     struct vm_ports *ports = port->ports;
-    bool reset = false;
+    const char *how = NULL;
 
     (void)offset;
     (void)size;
-    if (port->number == KEYBOARD_COMMAND)
-        reset = (data[0] & PULSE_MASK) == PULSE_RESET;
-    else if (port->number == SYSTEM_CONTROL)
-        reset = data[0] & CONTROL_RESET;
+    if (port->number == KEYBOARD_COMMAND && (data[0] & PULSE_MASK) == PULSE_RESET)
+        how = "the keyboard's controller";
+    else if (port->number == SYSTEM_CONTROL && data[0] & CONTROL_RESET)
+        how = "the system control port";
     else if (port->number == SPEAKER)
         write_speaker(ports, data[0]);
-    if (reset)
-        ports->reset(ports->opaque);
+    if (how)
+        ports->reset(ports->opaque, how);
 }
 
-struct vm_ports *vm_ports_new(void (*reset)(void *opaque), void *opaque)
+struct vm_ports *vm_ports_new(void (*reset)(void *opaque, const char *how), void *opaque)
 {
     struct vm_ports *ports = calloc(1, sizeof(*ports));
 

@@ -16,8 +16,9 @@
 
 struct vm_ports;
 
-/* `reset` is called by a vCPU's thread, without a lock. NULL without memory. */
-struct vm_ports *vm_ports_new(void (*reset)(void *opaque), void *opaque);
+/* `reset` is called by a vCPU's thread, without a lock; `how` it was asked for is static. NULL
+ * without memory. */
+struct vm_ports *vm_ports_new(void (*reset)(void *opaque, const char *how), void *opaque);
 void vm_ports_free(struct vm_ports *ports); /* NULL is allowed */
 /* -errno as vm_bus_add(). */
 int vm_ports_add(struct vm_ports *ports, struct vm_bus *bus);

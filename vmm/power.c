@@ -167,7 +167,7 @@ static void reset_write(void *device, uint64_t offset, const uint8_t *data, unsi
     power->reset = data[0] & RESET_KEPT;
     pthread_mutex_unlock(&power->lock);
     if (data[0] & RESET_NOW)
-        power->events.reset(power->events.opaque);
+        power->events.reset(power->events.opaque, "the reset register");
 }
 
 int vm_power_add(struct vm_power *power, struct vm_bus *ports)

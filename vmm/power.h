@@ -26,7 +26,7 @@ struct vm_power_events {
     void (*sci)(void *opaque, bool high);
     /* What the guest asks for, by its vCPU's thread, without the lock; again if it asks again. */
     void (*off)(void *opaque);
-    void (*reset)(void *opaque);
+    void (*reset)(void *opaque, const char *how); /* static */
     void *opaque;
 };
 

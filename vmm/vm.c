@@ -71,12 +71,20 @@ static void take_failed(struct reactor_message *message)
     vm_end(vm);
 }
 
+static void on_reset(void *opaque, const char *how)
+{
+    struct vm *vm = opaque;
+
+    atomic_store(&vm->how, how);
+    post(&vm->reset);
+}
+
 static void on_event(void *opaque, enum vm_event event, const char *why)
 {
     struct vm *vm = opaque;
 
     if (event == VM_EVENT_RESET) {
-        post(&vm->reset);
+        on_reset(vm, why);
     } else if (!atomic_load(&vm->failed.is_posted)) {
         (void)snprintf(vm->failure, sizeof(vm->failure), "%s", why);
         post(&vm->failed);
@@ -96,13 +104,6 @@ static void on_off(void *opaque)
     struct vm *vm = opaque;
 
     post(&vm->off);
-}
-
-static void on_reset(void *opaque)
-{
-    struct vm *vm = opaque;
-
-    post(&vm->reset);
 }
 
 /* ---- begin ---- */
@@ -377,6 +378,7 @@ static int restart(struct vm *vm, struct vdisk_error *error)
     vm_machine_stop(vm->machine);
     vm->wants_reset = false;
     vm->resets++;
+    vm->last_reset = atomic_load(&vm->how);
     if (vm->is_paused)
         vm_devices_resume(&vm->devices); /* the machine is not */
     vm_devices_reset(&vm->devices);
@@ -585,6 +587,7 @@ json_t *vm_info(const struct vm *vm)
         "drives", drives_info(vm), "networks", nets_info(vm));
 
     add_text(info, "console", vm_console_path(vm->console));
+    add_text(info, "last_reset", vm->last_reset);
     add_text(info, "kernel", config->kernel);
     add_text(info, "initrd", config->initrd);
     add_text(info, "command", config->command);

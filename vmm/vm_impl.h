@@ -32,7 +32,8 @@ struct vm {
     struct vm_line notice; /* that the generation is another */
     int kernel_fd, initrd_fd, signal_fd, control_fd;
     struct vm_posted reset, off, failed;
-    char failure[160]; /* why, when `failed` is posted */
+    _Atomic(const char *) how; /* the reset that was asked for last */
+    char failure[160];         /* why, when `failed` is posted */
 
     /* Of the task that is the guest's life. */
     struct task *life;
@@ -42,6 +43,7 @@ struct vm {
     struct vm_suspension *suspension; /* under way */
     bool watches_signals;             /* a task reads them */
     unsigned resets;
+    const char *last_reset;                      /* how it was asked for; NULL: there was none */
     struct limit_setting limits[VM_NETS_MAX][2]; /* of networks, as they are now: in, out */
 };
 
