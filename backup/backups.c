@@ -132,25 +132,65 @@ static int compare_backups(const void *a, const void *b)
     return vb_id_compare(&x->name, &y->name);
 }
 
-int vb_backups_load(struct vb_repo *repo, struct vb_backups *backups, struct vdisk_error *error)
+/* Forgets all but the backups that are still among the names, and marks the names of those. */
+static void keep(struct vb_backups *backups, const struct vb_id *names, size_t count, bool *is_kept)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < backups->count; i++) {
+        const struct vb_id *name =
+            count ? bsearch(&backups->backup[i].name, names, count, sizeof(*names), vb_id_compare)
+                  : NULL;
+
+        if (!name)
+            continue;
+        is_kept[name - names] = true;
+        backups->backup[kept++] = backups->backup[i];
+    }
+    backups->count = kept;
+    free(backups->pruned);
+    free(backups->bad);
+    backups->pruned = NULL;
+    backups->bad = NULL;
+    backups->pruned_count = backups->bad_count = 0;
+}
+
+static int load_others(struct vb_repo *repo, struct vb_backups *backups, const struct vb_id *names,
+                       size_t count, const bool *is_kept)
 {
     struct vb_segment_keys keys;
-    struct vb_id *names = NULL;
-    size_t count = 0;
-    int result = vb_store_names(repo->store, VB_BACKUPS, false, &names, &count);
+    int result = 0;
 
-    memset(backups, 0, sizeof(*backups));
     vb_repo_segment_keys(repo, &keys);
-    if (result == 0 && count > OBJECTS_MAX)
-        result = VDISK_E_LIMIT;
     for (size_t i = 0; i < count && result == 0; i++) {
-        int bad = load(repo, &keys, &names[i], backups);
+        int bad = is_kept[i] ? 0 : load(repo, &keys, &names[i], backups);
 
         if (bad == -ENOMEM)
             result = bad;
         else if (bad && bad != -ENOENT) /* pruned meanwhile */
             result = note_bad(backups, &names[i], bad);
     }
+    return result;
+}
+
+int vb_backups_refresh(struct vb_repo *repo, struct vb_backups *backups, struct vdisk_error *error)
+{
+    struct vb_id *names = NULL;
+    bool *is_kept = NULL;
+    size_t count = 0;
+    int result = vb_store_names(repo->store, VB_BACKUPS, false, &names, &count);
+
+    if (result == 0 && count > OBJECTS_MAX)
+        result = VDISK_E_LIMIT;
+    if (result == 0 && !(is_kept = calloc(count + 1, sizeof(*is_kept))))
+        result = -ENOMEM;
+    if (result == 0) {
+        if (count)
+            qsort(names, count, sizeof(*names), vb_id_compare);
+        keep(backups, names, count, is_kept);
+        result = load_others(repo, backups, names, count, is_kept);
+    }
+    free(is_kept);
     free(names);
     if (result) {
         vb_backups_release(backups);
@@ -161,6 +201,12 @@ int vb_backups_load(struct vb_repo *repo, struct vb_backups *backups, struct vdi
     if (backups->pruned_count)
         qsort(backups->pruned, backups->pruned_count, sizeof(*backups->pruned), vb_id_compare);
     return 0;
+}
+
+int vb_backups_load(struct vb_repo *repo, struct vb_backups *backups, struct vdisk_error *error)
+{
+    memset(backups, 0, sizeof(*backups));
+    return vb_backups_refresh(repo, backups, error);
 }
 
 void vb_backups_release(struct vb_backups *backups)

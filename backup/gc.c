@@ -189,10 +189,9 @@ static int untrash_manifests(struct collection *collection)
     }
     free(names);
     if (result == 0 && collection->result->brought_back != before) {
-        vb_backups_release(&collection->backups);
         result = store->ops->sync(store);
         if (result == 0)
-            result = vb_backups_load(collection->repo, &collection->backups, collection->error);
+            result = vb_backups_refresh(collection->repo, &collection->backups, collection->error);
     }
     return result;
 }

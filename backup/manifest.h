@@ -102,6 +102,9 @@ struct vb_backups {
 
 /* Reads and verifies all. 0, -ENOMEM, -errno of the listing. */
 int vb_backups_load(struct vb_repo *repo, struct vb_backups *backups, struct vdisk_error *error);
+/* What was loaded as it is now: reads what has come since, and forgets what has gone; on failure
+ * all. The same errors. */
+int vb_backups_refresh(struct vb_repo *repo, struct vb_backups *backups, struct vdisk_error *error);
 void vb_backups_release(struct vb_backups *backups);
 
 /* The newest of a drive, NULL: none. */

@@ -5,6 +5,7 @@
  */
 #include "backup_kit.h"
 #include "pins.h"
+#include "prune.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -261,6 +262,72 @@ static void test_older_state_is_noticed(void **state)
     kit_store_free(other);
 }
 
+static void expect_same(const struct vb_backups *a, const struct vb_backups *b)
+{
+    assert_int_equal(a->count, b->count);
+    for (size_t i = 0; i < a->count; i++) {
+        assert_memory_equal(&a->backup[i].name, &b->backup[i].name, sizeof(a->backup[i].name));
+        assert_int_equal(a->backup[i].manifest.sequence, b->backup[i].manifest.sequence);
+    }
+    assert_int_equal(a->pruned_count, b->pruned_count);
+    for (size_t i = 0; i < a->pruned_count; i++)
+        assert_memory_equal(&a->pruned[i].name, &b->pruned[i].name, sizeof(a->pruned[i].name));
+    assert_int_equal(a->bad_count, b->bad_count);
+}
+
+/* Of what it has it reads nothing again; what came, went, was pruned or is damaged is seen. */
+static void test_a_list_is_brought_up_to_date(void **state)
+{
+    struct kit_store *kit = kit_repo_make(1);
+    struct vb_repo *repo = kit_repo_open(kit, &kit_put_key);
+    struct vb_repo *keeper = kit_repo_open(kit, &kit_maintain_key);
+    struct vb_backups list = {0}, anew;
+    struct vdisk_error error;
+    struct kit_drive *drive;
+    struct sim_rng rng;
+
+    (void)state;
+    sim_rng_seed(&rng, 1);
+    drive = kit_drive_new(1 << 20, &rng);
+    assert_int_equal(vb_backups_refresh(keeper, &list, &error), 0);
+    assert_int_equal(list.count, 0);
+    for (unsigned round = 0; round < 12; round++) {
+        struct vb_create_result result;
+        uint64_t gets;
+
+        kit_drive_scribble(drive, &rng, 2);
+        assert_int_equal(kit_backup(repo, drive, false, &result, &error), 0);
+        if (round == 5) {
+            const char *reason = "a test";
+            const struct vb_backup *backup = &list.backup[1];
+
+            assert_int_equal(vb_prune(keeper, &backup, &reason, 1, 2, &error), 0);
+        }
+        if (round == 8)
+            kit_store_find(kit, VB_BACKUPS, 0)->bytes[200] ^= 1;
+        gets = kit->gets;
+        assert_int_equal(vb_backups_refresh(keeper, &list, &error), 0);
+        if (round < 5)
+            assert_int_equal(kit->gets - gets, 1);
+        assert_int_equal(vb_backups_load(keeper, &anew, &error), 0);
+        /* One that was damaged since it was read is still in the list. */
+        if (round < 8)
+            expect_same(&list, &anew);
+        else
+            assert_int_equal(list.count + list.pruned_count, round + 1);
+        vb_backups_release(&anew);
+    }
+    assert_int_equal(list.pruned_count, 1);
+    kit_store_find(kit, VB_BACKUPS, 2)->is_gone = true;
+    assert_int_equal(vb_backups_refresh(keeper, &list, &error), 0);
+    assert_int_equal(list.count + list.pruned_count + list.bad_count, 11);
+    vb_backups_release(&list);
+    kit_drive_free(drive);
+    vb_repo_close(repo);
+    vb_repo_close(keeper);
+    kit_store_free(kit);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -270,6 +337,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_many_objects_at_once, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_where_one_can_be_made, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_older_state_is_noticed, set_up, tear_down),
+        cmocka_unit_test(test_a_list_is_brought_up_to_date),
     };
 
     return vdisk_init() ? 1 : cmocka_run_group_tests(tests, NULL, NULL);

@@ -44,8 +44,7 @@ static void *remember(void *arg)
     struct creation *creation = arg;
     struct vdisk_error error = {0};
 
-    vb_backups_release(&creation->session.backups);
-    if (vb_backups_load(creation->session.repo, &creation->session.backups, &error) == 0)
+    if (vb_backups_refresh(creation->session.repo, &creation->session.backups, &error) == 0)
         backup_remember(&creation->session);
     return NULL;
 }
