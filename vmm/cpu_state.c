@@ -130,6 +130,15 @@ int vm_msrs_find(const struct vm_kvm *kvm, int vcpu, struct vm_msrs *msrs)
     return 0;
 }
 
+int vm_cpu_tsc(int vcpu, uint64_t *tsc, struct vdisk_error *error)
+{
+    struct kvm_msr_entry entry = {.index = VM_MSR_TSC};
+    int rc = move_msrs(vcpu, KVM_GET_MSRS, &entry, 1, &entry, error);
+
+    *tsc = entry.data;
+    return rc;
+}
+
 /* ---- all of it ---- */
 
 static int get_part(int vcpu, struct vm_cpu_state *state, const struct vm_cpu_part *part,
@@ -170,12 +179,27 @@ int vm_cpu_get(int vcpu, const struct vm_msrs *msrs, struct vm_cpu_state *state,
     return rc ? rc : get_part(vcpu, state, &vm_cpu_parts[EVENTS], error);
 }
 
-int vm_cpu_set(int vcpu, const struct vm_cpu_state *state, struct vdisk_error *error)
+static int advance_clock(struct vm_cpu_state *state, const struct vm_clock *first,
+                         struct vdisk_error *error)
+{
+    __u64 *clock = vm_cpu_state_msr(state, VM_MSR_TSC);
+    uint64_t now;
+    int rc = clock ? vm_cpu_tsc(first->vcpu, &now, error) : 0;
+
+    if (clock && rc == 0)
+        *clock += now - first->was;
+    return rc;
+}
+
+int vm_cpu_set(int vcpu, struct vm_cpu_state *state, const struct vm_clock *first,
+               struct vdisk_error *error)
 {
     int rc = 0;
 
     for (unsigned i = 0; i < EVENTS && rc == 0; i++)
         rc = set_part(vcpu, state, &vm_cpu_parts[i], error);
+    if (rc == 0 && first)
+        rc = advance_clock(state, first, error);
     if (rc)
         return rc;
     rc = move_msrs(vcpu, KVM_SET_MSRS, state->msr, state->msr_count, NULL, error);

@@ -59,8 +59,18 @@ __u64 *vm_cpu_state_msr(struct vm_cpu_state *state, uint32_t index);
 /* Finds out on a vCPU which they are. -errno. */
 int vm_msrs_find(const struct vm_kvm *kvm, int vcpu, struct vm_msrs *msrs);
 
+/* What its clock says now. */
+int vm_cpu_tsc(int vcpu, uint64_t *tsc, struct vdisk_error *error);
+
 int vm_cpu_get(int vcpu, const struct vm_msrs *msrs, struct vm_cpu_state *state,
                struct vdisk_error *error);
-int vm_cpu_set(int vcpu, const struct vm_cpu_state *state, struct vdisk_error *error);
+/* With `first` the state's clock, too, goes on from when that one was `was`; it is changed in the
+ * state. NULL: it goes on from now. */
+struct vm_clock {
+    int vcpu;
+    uint64_t was;
+};
+int vm_cpu_set(int vcpu, struct vm_cpu_state *state, const struct vm_clock *first,
+               struct vdisk_error *error);
 
 #endif

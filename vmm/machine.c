@@ -233,6 +233,8 @@ static int prepare_cpu(struct vm_machine *machine, struct vm_cpu *cpu, const str
                        struct vdisk_error *error)
 {
     struct vm_cpu_state *state = vm_cpu_state_new(&machine->kvm);
+    struct vm_clock first = {.vcpu = cpu->machine->cpu[0].fd};
+    const __u64 *clock;
     struct kvm_mp_state mp;
     int rc;
 
@@ -242,11 +244,14 @@ static int prepare_cpu(struct vm_machine *machine, struct vm_cpu *cpu, const str
     /* Asking for it makes an INIT happen that is still on its way. */
     (void)ioctl(cpu->fd, KVM_GET_MP_STATE, &mp);
     find_memory_again(cpu);
+    clock = vm_cpu_state_msr(state, VM_MSR_TSC);
+    if (clock)
+        first.was = *clock; /* all say what the first one does */
     rc = vm_cpu_enter(state, entry, cpu->index > 0);
     if (rc)
         error_set(error, rc, "a machine cannot begin in such a way");
     else
-        rc = vm_cpu_set(cpu->fd, state, error);
+        rc = vm_cpu_set(cpu->fd, state, cpu->index > 0 && clock ? &first : NULL, error);
     vm_cpu_state_free(state);
     return rc;
 }

@@ -6,6 +6,10 @@
  *    "pit": BINARY, "chips": [BINARY, BINARY, BINARY], "clock": BINARY}
  *
  * BINARY is base64 of KVM's own structures, which are the kernel's interface and do not change.
+ * The processors' clocks (TSC) are those of one moment, though each is read and written in its
+ * turn, and on a busy host seconds may lie between: KVM takes clocks for one that are within a
+ * second.
+ *
  * What is loaded is hostile: each length must be the structure's, each count is bounded, and KVM
  * checks what is in them as it does for any program.
  */
@@ -70,6 +74,39 @@ static bool decode_exactly(const json_t *value, void *bytes, size_t size)
     return decode(value, bytes, size, &length) && length == size;
 }
 
+/* ---- the clocks ---- */
+
+/* How far ahead of the first processor's clock, as it is now, this one is. */
+static int clock_ahead(const struct vm_machine *machine, const struct vm_cpu *cpu, uint64_t *ahead,
+                       struct vdisk_error *error)
+{
+    uint64_t first, this;
+    int rc = vm_cpu_tsc(machine->cpu[0].fd, &first, error);
+
+    rc = rc ? rc : vm_cpu_tsc(cpu->fd, &this, error);
+    if (rc == 0)
+        *ahead = this - first;
+    return rc;
+}
+
+/* `first` is the first processor's clock at that moment: taken from it, and used for the others. */
+static int save_clock(const struct vm_machine *machine, const struct vm_cpu *cpu,
+                      struct vm_cpu_state *state, uint64_t *first, struct vdisk_error *error)
+{
+    __u64 *clock = vm_cpu_state_msr(state, VM_MSR_TSC);
+    uint64_t ahead = 0;
+    int rc = 0;
+
+    if (!clock)
+        return 0;
+    if (cpu->index == 0)
+        *first = *clock;
+    else
+        rc = clock_ahead(machine, cpu, &ahead, error);
+    *clock = *first + ahead;
+    return rc;
+}
+
 /* ---- saving ---- */
 
 static json_t *cpu_to_json(const struct vm_cpu *cpu, const struct vm_cpu_state *state, int tsc_khz)
@@ -95,7 +132,7 @@ static json_t *cpu_to_json(const struct vm_cpu *cpu, const struct vm_cpu_state *
     return NULL;
 }
 
-static int save_cpu(struct vm_machine *machine, struct vm_cpu *cpu, json_t *to,
+static int save_cpu(struct vm_machine *machine, struct vm_cpu *cpu, json_t *to, uint64_t *first,
                     struct vdisk_error *error)
 {
     struct vm_cpu_state *state = vm_cpu_state_new(&machine->kvm);
@@ -104,6 +141,7 @@ static int save_cpu(struct vm_machine *machine, struct vm_cpu *cpu, json_t *to,
     if (!state)
         return no_memory(error);
     rc = vm_cpu_get(cpu->fd, &machine->msrs, state, error);
+    rc = rc ? rc : save_clock(machine, cpu, state, first, error);
     tsc_khz = ioctl(cpu->fd, KVM_GET_TSC_KHZ, 0);
     if (rc == 0 && tsc_khz <= 0)
         rc = error_set(error, -EIO, "KVM does not tell how fast a processor's clock is");
@@ -137,6 +175,7 @@ static int save_platform(struct vm_machine *machine, json_t *to, struct vdisk_er
 int vm_machine_save(struct vm_machine *machine, json_t **out, struct vdisk_error *error)
 {
     json_t *state, *cpus;
+    uint64_t first = 0;
     int rc = 0;
 
     if (machine->started)
@@ -149,7 +188,7 @@ int vm_machine_save(struct vm_machine *machine, json_t **out, struct vdisk_error
     if (rc == 0)
         rc = save_platform(machine, state, error);
     for (unsigned i = 0; i < machine->count && rc == 0; i++)
-        rc = save_cpu(machine, &machine->cpu[i], cpus, error);
+        rc = save_cpu(machine, &machine->cpu[i], cpus, &first, error);
     if (rc) {
         json_decref(state);
         return rc;
@@ -247,9 +286,10 @@ static int set_tsc_khz(const struct vm_cpu *cpu, const json_t *from, struct vdis
 }
 
 static int load_cpu(struct vm_machine *machine, struct vm_cpu *cpu, const json_t *from,
-                    struct vdisk_error *error)
+                    struct vm_clock *first, struct vdisk_error *error)
 {
     struct vm_cpu_state *state;
+    const __u64 *clock;
     int rc;
 
     if (!json_is_object(from) || json_object_size(from) != CPU_KEYS)
@@ -264,8 +304,10 @@ static int load_cpu(struct vm_machine *machine, struct vm_cpu *cpu, const json_t
         rc = load_cpuid(cpu, json_object_get(from, "cpuid"), error);
     if (rc == 0)
         rc = set_tsc_khz(cpu, json_object_get(from, "tsc_khz"), error);
+    if (rc == 0 && cpu->index == 0 && (clock = vm_cpu_state_msr(state, VM_MSR_TSC)))
+        first->was = *clock;
     if (rc == 0)
-        rc = vm_cpu_set(cpu->fd, state, error);
+        rc = vm_cpu_set(cpu->fd, state, cpu->index == 0 ? NULL : first, error);
     vm_cpu_state_free(state);
     return rc;
 }
@@ -296,6 +338,7 @@ int vm_machine_load(struct vm_machine *machine, const json_t *state, struct vdis
     const json_t *cpus = json_object_get(state, "cpus");
     struct kvm_clock_data clock;
     struct vm_platform platform;
+    struct vm_clock first = {.vcpu = machine->cpu[0].fd};
     int rc;
 
     if (machine->started)
@@ -307,7 +350,7 @@ int vm_machine_load(struct vm_machine *machine, const json_t *state, struct vdis
                          "the state is of a machine with another number of processors");
     rc = read_platform(state, &platform, &clock, error);
     for (unsigned i = 0; i < machine->count && rc == 0; i++)
-        rc = load_cpu(machine, &machine->cpu[i], json_array_get(cpus, i), error);
+        rc = load_cpu(machine, &machine->cpu[i], json_array_get(cpus, i), &first, error);
     /* After the processors' parts, so that what is pending arrives there. */
     if (rc == 0)
         rc = vm_platform_set(machine, &platform, error);
