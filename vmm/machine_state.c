@@ -304,10 +304,11 @@ static int load_cpu(struct vm_machine *machine, struct vm_cpu *cpu, const json_t
         rc = load_cpuid(cpu, json_object_get(from, "cpuid"), error);
     if (rc == 0)
         rc = set_tsc_khz(cpu, json_object_get(from, "tsc_khz"), error);
-    if (rc == 0 && cpu->index == 0 && (clock = vm_cpu_state_msr(state, VM_MSR_TSC)))
-        first->was = *clock;
     if (rc == 0)
-        rc = vm_cpu_set(cpu->fd, state, cpu->index == 0 ? NULL : first, error);
+        rc = vm_cpu_set(cpu->fd, state, first->vcpu < 0 ? NULL : first, error);
+    clock = vm_cpu_state_msr(state, VM_MSR_TSC);
+    if (cpu->index == 0 && clock)
+        *first = (struct vm_clock){.vcpu = cpu->fd, .was = *clock};
     vm_cpu_state_free(state);
     return rc;
 }
@@ -338,7 +339,7 @@ int vm_machine_load(struct vm_machine *machine, const json_t *state, struct vdis
     const json_t *cpus = json_object_get(state, "cpus");
     struct kvm_clock_data clock;
     struct vm_platform platform;
-    struct vm_clock first = {.vcpu = machine->cpu[0].fd};
+    struct vm_clock first = {.vcpu = -1};
     int rc;
 
     if (machine->started)
