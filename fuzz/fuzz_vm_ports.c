@@ -88,6 +88,12 @@ static void asked(void *opaque)
     require(opaque == running);
 }
 
+static void asked_reset(void *opaque, const char *how)
+{
+    (void)how;
+    asked(opaque);
+}
+
 static bool take_output(void *opaque, const uint8_t *bytes, size_t count)
 {
     struct machine *machine = opaque;
@@ -118,7 +124,7 @@ static struct machine *make(void)
     struct machine *machine = calloc(1, sizeof(*machine));
 
     require(machine != NULL);
-    const struct vm_power_events events = {set_sci, asked, asked, machine};
+    const struct vm_power_events events = {set_sci, asked, asked_reset, machine};
     const struct vm_serial_peer peer = {take_output, has_room, machine};
 
     const struct vm_rtc_options clock = {.now = real_time, .irq = set_clock_irq, .opaque = machine};
@@ -126,7 +132,7 @@ static struct machine *make(void)
     machine->serial = vm_serial_new(set_irq, machine);
     machine->rtc = vm_rtc_new(&clock);
     machine->power = vm_power_new(&events, monotonic);
-    machine->ports = vm_ports_new(asked, machine);
+    machine->ports = vm_ports_new(asked_reset, machine);
     require(machine->serial && machine->rtc && machine->power && machine->ports);
     require(vm_serial_add(machine->serial, &machine->bus, VM_PORT_SERIAL) == 0);
     require(vm_rtc_add(machine->rtc, &machine->bus, VM_PORT_RTC) == 0);

@@ -26,6 +26,12 @@ static void nothing(void *opaque)
     (void)opaque;
 }
 
+static void no_reset(void *opaque, const char *how)
+{
+    (void)opaque;
+    (void)how;
+}
+
 static void no_level(void *opaque, bool high)
 {
     (void)opaque;
@@ -88,7 +94,7 @@ static void compare(const json_t *state)
 /* With the memory that was read. */
 static void load_devices(const json_t *state)
 {
-    static const struct vm_power_events power = {no_level, nothing, nothing, NULL};
+    static const struct vm_power_events power = {no_level, nothing, no_reset, NULL};
     struct vm_devices devices = {.config = &config, .memory = &memory, .reactor = reactor};
     const json_t *list = json_object_get(state, "virtio");
 

@@ -95,6 +95,12 @@ static void on_nothing(void *opaque)
     (void)opaque;
 }
 
+static void on_reset(void *opaque, const char *how)
+{
+    (void)opaque;
+    (void)how;
+}
+
 static void on_level(void *opaque, bool high)
 {
     (void)opaque;
@@ -122,7 +128,7 @@ static const struct vm_config plain = {.memory = 16 * MIB, .cpus = 1};
 static struct place *new_place(const struct vm_config *config)
 {
     static const struct vm_bus_ops ops = {.read = read_port, .write = write_port};
-    static const struct vm_power_events power = {on_level, on_nothing, on_nothing, NULL};
+    static const struct vm_power_events power = {on_level, on_nothing, on_reset, NULL};
     const struct reactor_options options = {.poll = 0};
     struct place *made = calloc(1, sizeof(*made));
     struct vdisk_error error = {0};
