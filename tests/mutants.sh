@@ -19,7 +19,7 @@ trap 'rm -rf "$scratch"' EXIT
 copy() {
     local folder
     mkdir "$scratch/tree" "$scratch/tmp"
-    cp -r "$source_dir"/{Makefile,include,libvdisk,tests,tools,vdiskd,vmm} "$scratch/tree"
+    cp -r "$source_dir"/{Makefile,include,libvdisk,scripts,tests,tools,vdiskd,vmm} "$scratch/tree"
     for folder in fuzz backup fuse; do
         [ ! -d "$source_dir/$folder" ] || cp -r "$source_dir/$folder" "$scratch/tree"
     done
