@@ -139,6 +139,18 @@ int ioctl(int fd, unsigned long request, ...)
     return (int)syscall(SYS_ioctl, fd, request, argument);
 }
 
+static void be_late(unsigned long request)
+{
+    late.request = request;
+    late.seen = 0;
+}
+
+static void was_late(void)
+{
+    assert_true(late.seen >= 2);
+    late.request = 0;
+}
+
 static uint64_t clock_of(unsigned cpu)
 {
     const json_t *from = json_array_get(json_object_get(saved, "cpus"), cpu);
@@ -168,24 +180,19 @@ static void test_clocks_of_processors_agree_though_the_host_is_busy(void **state
 {
     WITH(2);
     vm_kit_load(kit, &vm_guest_counts);
-    late.request = KVM_GET_REGS;
+    be_late(KVM_GET_REGS);
     save();
-    assert_true(late.seen >= 2);
+    was_late();
     expect_clocks_to_agree();
-    late.seen = 0;
-    late.request = KVM_SET_REGS;
     move(false);
-    late.seen = 0;
+    be_late(KVM_SET_REGS);
     assert_int_equal(vm_machine_load(kit->machine, saved, NULL), 0);
-    assert_true(late.seen >= 2);
-    late.request = 0;
+    was_late();
     save();
     expect_clocks_to_agree();
-    late.request = KVM_SET_REGS; /* a reset */
-    late.seen = 0;
+    be_late(KVM_SET_REGS); /* a reset */
     vm_kit_load(kit, &vm_guest_counts);
-    assert_true(late.seen >= 2);
-    late.request = 0;
+    was_late();
     save();
     expect_clocks_to_agree();
 }
