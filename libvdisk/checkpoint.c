@@ -393,9 +393,10 @@ static void begin(struct vdisk_image *image)
     image->checkpoint_running = true;
 }
 
-static void end(struct vdisk_image *image)
+static void end(struct vdisk_image *image, int result)
 {
     image->checkpoint_running = false;
+    image->checkpoint_result = result;
     image->checkpoints_done++;
     vd_wake_all(&image->loop, &image->checkpoint_waiters);
 }
@@ -408,7 +409,7 @@ int vd_begin_writing(struct vdisk_image *image)
         return vd_image_fail(image, -EROFS, "the image is open read-only");
     begin(image);
     int r = image->epoch_begun ? 0 : run_checkpoint(image, NULL, true);
-    end(image);
+    end(image, r);
     return r;
 }
 
@@ -419,7 +420,7 @@ int vd_checkpoint(struct vdisk_image *image, const struct vd_change *change)
         return vd_image_fail(image, -EROFS, "the image is open read-only");
     begin(image);
     int r = run_checkpoint(image, change, !image->epoch_begun);
-    end(image);
+    end(image, r);
     return r;
 }
 
@@ -430,14 +431,13 @@ int vd_checkpoint_join(struct vdisk_image *image)
     uint64_t done = image->checkpoints_done;
     while (image->checkpoints_done == done)
         vd_wait(&image->loop, &image->checkpoint_waiters);
-    return image->failed ? VDISK_E_FAILED : 0;
+    return image->checkpoint_result ? vd_checkpoint(image, NULL) : 0;
 }
 
 static void background(void *arg)
 {
     struct vdisk_image *image = arg;
-    (void)run_checkpoint(image, NULL, false);
-    end(image);
+    end(image, run_checkpoint(image, NULL, false));
 }
 
 void vd_checkpoint_kick(struct vdisk_image *image)

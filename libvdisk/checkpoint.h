@@ -24,7 +24,7 @@ struct vd_change {
 
 /* One whole checkpoint; with `change` (may be NULL). Durable when it returns 0. Waits. */
 int vd_checkpoint(struct vdisk_image *image, const struct vd_change *change);
-/* Waits for the one that runs, or runs one. */
+/* Waits for the one that runs, or runs one where none does or that one failed. */
 int vd_checkpoint_join(struct vdisk_image *image);
 /* Starts one beside the caller if the journal or the memory is half full. Never waits. */
 void vd_checkpoint_kick(struct vdisk_image *image);

@@ -95,11 +95,14 @@ struct vdisk_image {
     struct vd_commit commit;
     bool checkpoint_running;
     uint64_t checkpoints_done;
+    int checkpoint_result; /* of the last one */
     struct vd_waitqueue checkpoint_waiters;
 
     struct vd_range_lock range;
     struct vd_rwlock states, gate;
-    struct vd_rwlock header_lock; /* exclusive to write the header; apart from the others */
+    struct vd_rwlock full;              /* exclusive to those who wait for room on the disk */
+    struct vd_waitqueue settle_waiters; /* for a promise of the reserve to be over */
+    struct vd_rwlock header_lock;       /* exclusive to write the header; apart from the others */
     struct vd_cluster_cache *clusters;
     struct vd_codec *codecs; /* idle ones */
     struct vd_pool pool;

@@ -93,6 +93,7 @@ int vd_reserve_promise(struct vdisk_image *image, uint64_t blocks, enum vd_reser
 void vd_reserve_settle(struct vdisk_image *image, uint64_t blocks)
 {
     image->alloc.promised_blocks -= blocks;
+    vd_wake_all(&image->loop, &image->settle_waiters);
 }
 
 int vd_reserve_take(struct vdisk_image *image, uint32_t blocks, uint64_t *block)

@@ -501,15 +501,39 @@ out:
     return r;
 }
 
+/* Waits for what may give a full disk room: a checkpoint, after which the tree on disk no longer
+ * refers to what was overwritten, or the end of a change, for which part of the reserve was there
+ * and which has overwritten something. `done` checkpoints had ended when there was no room.
+ * -ENOSPC: there is nothing to wait for. */
+static int wait_for_room(struct vdisk_image *image, uint64_t done)
+{
+    if (image->alloc.frees.count > 0 || image->checkpoint_running)
+        return vd_checkpoint_join(image);
+    if (image->checkpoints_done != done)
+        return 0;
+    if (image->alloc.promised_blocks == 0)
+        return -ENOSPC;
+    vd_wait(&image->loop, &image->settle_waiters);
+    return 0;
+}
+
+/* Those that find no room try again one after the other: together they would take it from each
+ * other. */
 int vd_write_piece(struct vdisk_image *image, uint64_t first, uint32_t count, const uint8_t *data,
                    bool lead)
 {
+    uint64_t done = image->checkpoints_done;
     int r = write_piece(image, first, count, data, lead);
-    /* A full disk gets room when the tree on disk no longer refers to what was overwritten. */
-    if (r == -ENOSPC && image->alloc.frees.count > 0) {
-        r = vd_checkpoint_join(image);
-        if (!r)
-            r = write_piece(image, first, count, data, lead);
+    if (r != -ENOSPC)
+        return r;
+    vd_lock_exclusive(&image->loop, &image->full);
+    while (r == -ENOSPC) {
+        r = wait_for_room(image, done);
+        if (r)
+            break;
+        done = image->checkpoints_done;
+        r = write_piece(image, first, count, data, lead);
     }
+    vd_unlock_exclusive(&image->loop, &image->full);
     return r;
 }

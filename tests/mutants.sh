@@ -136,7 +136,9 @@ mutant 'small writes never go into zeroed stretches' $lib/write.c \
 mutant 'the record waits for the flush that is expected' $lib/request.c \
     's/^( *)vd_journal_expect\(image\);/\1;/' test_journal
 mutant 'overwriting does not make room on a full disk' $lib/write.c \
-    "$(within vd_write_piece 's/image->alloc.frees.count > 0/0/')" test_faults_space
+    "$(within wait_for_room 's/image->alloc.frees.count > 0/0/')" test_faults_space
+mutant 'on a full disk nobody waits for what others have' $lib/write.c \
+    "$(within wait_for_room 's/image->alloc.promised_blocks == 0/1/')" test_faults_space
 mutant 'a flush does not write the journal' $lib/journal.c \
     "$(within commit_once 's/int r = vd_journal_emit\(image\)/int r = 0/')" crash:24
 mutant 'a flush does not wait for the sync of others' $lib/journal.c \

@@ -309,7 +309,7 @@ static void life_on_a_full_disk(struct disk *disk)
         must(disk, write_chunk(disk, i), "write");
     must(disk, vdisk_snapshot_create(disk->image, "early"), "snapshot");
     if (disk->sim)
-        sim_set_capacity(disk->sim, sim_allocated_pages(disk->sim) + 2000);
+        sim_set_capacity(disk->sim, sim_allocated_pages(disk->sim) + 1500);
     assert_true(fill_up(disk) > 20);
     compare(disk);
     must(disk, vdisk_flush(disk->image), "flush");
@@ -626,6 +626,53 @@ static void flight_done(struct vdisk_request *request)
     flight->busy = false;
 }
 
+/* Of those that overwrite at the same time, each has its turn: there is never room for all. */
+static void test_many_may_overwrite_at_once_while_a_disk_is_nearly_full(void **state)
+{
+    static uint8_t data[FLIGHTS][CHUNK];
+    struct flight flight[FLIGHTS] = {0};
+
+    (void)state;
+    for (unsigned i = 0; i < 4; i++) {
+        struct disk disk = {.sim = sim_new(i),
+                            .journal_log2 = i < 2 ? 7 : 12,
+                            .compress = i % 2,
+                            .writes_fail = true};
+
+        create(&disk);
+        for (unsigned chunk = 0; chunk < FLIGHTS; chunk++)
+            must(&disk, write_chunk(&disk, chunk), "write");
+        must(&disk, vdisk_checkpoint(disk.image), "checkpoint");
+        sim_set_capacity(disk.sim, sim_allocated_pages(disk.sim) + 1500);
+        for (unsigned round = 0; round < 20; round++) {
+            for (unsigned k = 0; k < FLIGHTS; k++) {
+                disk.content[k] = ++disk.generation;
+                fill_chunk(data[k], k, disk.generation);
+                flight[k].busy = true;
+                flight[k].request = (struct vdisk_request){.op = VDISK_WRITE,
+                                                           .offset = k * CHUNK,
+                                                           .length = CHUNK,
+                                                           .data = data[k],
+                                                           .done = flight_done,
+                                                           .owner = &flight[k]};
+                vdisk_submit(disk.image, &flight[k].request);
+            }
+            for (unsigned k = 0; k < FLIGHTS; k++) {
+                while (flight[k].busy)
+                    vdisk_poll(disk.image, true);
+                must(&disk, flight[k].request.result, "overwriting at the same time as others");
+            }
+        }
+        compare(&disk);
+        shut(&disk);
+        open_again(&disk);
+        compare(&disk);
+        expect_clean(&disk);
+        shut(&disk);
+        sim_free(disk.sim);
+    }
+}
+
 /* Writes and discards of random chunks, many in flight, with flushes and checkpoints among them.
  * Returns how many were refused for want of space. */
 static unsigned storm(struct disk *disk, unsigned count)
@@ -759,7 +806,7 @@ static void test_blocks_of_refused_writes_are_not_handed_out_twice(void **state)
                             .writes_fail = true};
         sim_rng_seed(&disk.rng, seed);
         create(&disk);
-        sim_set_capacity(disk.sim, sim_allocated_pages(disk.sim) + 1500);
+        sim_set_capacity(disk.sim, sim_allocated_pages(disk.sim) + 1200);
         for (unsigned round = 0; round < 6; round++) {
             refused += storm(&disk, 400);
             compare(&disk);
@@ -811,7 +858,7 @@ static void test_a_file_does_not_grow_by_what_nothing_counts(void **state)
         expect_clean(&disk);
         compare(&disk);
     }
-    sim_set_capacity(disk.sim, sim_allocated_pages(disk.sim) + 700);
+    sim_set_capacity(disk.sim, sim_allocated_pages(disk.sim) + 1200);
     (void)fill_up(&disk);
     must(&disk, discard_chunks(&disk, 20, CHUNKS - 20), "discard");
     expect_no_growth(&disk, "after writes that found no space");
@@ -826,6 +873,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_full_disk_refuses_writes_and_nothing_else),
         cmocka_unit_test(test_overwriting_goes_on_while_a_disk_is_nearly_full),
+        cmocka_unit_test(test_many_may_overwrite_at_once_while_a_disk_is_nearly_full),
         cmocka_unit_test(test_wherever_space_ends),
         cmocka_unit_test(test_scattered_writes_leave_a_checkpoint_its_room),
         cmocka_unit_test(test_a_disk_that_is_full_when_the_image_is_opened),
