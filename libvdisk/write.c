@@ -504,12 +504,12 @@ out:
 /* Waits for what may give a full disk room: a checkpoint, after which the tree on disk no longer
  * refers to what was overwritten, or the end of a change, for which part of the reserve was there
  * and which has overwritten something. `done` checkpoints had ended when there was no room.
- * -ENOSPC: there is nothing to wait for. */
+ * -ENOSPC: there is nothing to wait for; a checkpoint that failed has made no room. */
 static int wait_for_room(struct vdisk_image *image, uint64_t done)
 {
     if (image->alloc.frees.count > 0 || image->checkpoint_running)
         return vd_checkpoint_join(image);
-    if (image->checkpoints_done != done)
+    if (image->checkpoints_done != done && !image->checkpoint_result)
         return 0;
     if (image->alloc.promised_blocks == 0)
         return -ENOSPC;
