@@ -87,8 +87,12 @@ for backend in io_uring threads; do
     cat .seen
     t 'it is there' kill -0 "$waits"
     is 'and is not told anything' "$(cat .told)" ''
+    t 'but the log tells why' grep -q 'event=requests-wait export=drive .*no space' .server
+    json 'how many wait is counted' "0 < d['delayed'] <= d['in_flight']" ctl stats drive
     mount -o remount,size=64m full
     wait "$waits"
     is 'when there is space it goes on' "$(cat .told)" '24 none'
+    t 'which is logged' grep -q 'event=requests-wait-over export=drive' .server
+    json 'and nothing waits' "d['delayed'] == 0" ctl stats drive
     finish
 done

@@ -14,10 +14,11 @@
 #define SECOND INT64_C(1000000000)
 #define SHARES 4u
 
-/* Four shares of 64 MiB: each may always have 8 MiB. */
+/* Four shares of 64 MiB, of one group: each may always have 8 MiB. */
 struct scene {
     struct reactor *reactor;
     struct budget budget;
+    struct budget_group group[2];
     struct budget_share share[SHARES];
     unsigned sent_away;
 };
@@ -31,18 +32,30 @@ static void send_away(struct budget_share *share)
     budget_end(share);
 }
 
-static int set_up(void **state)
+static int open_scene(bool are_two)
 {
-    (void)state;
     scene = (struct scene){.sent_away = 0};
     if (reactor_new(NULL, &scene.reactor))
         return -1;
     budget_open(&scene.budget, scene.reactor, 64 * MIB);
     for (unsigned i = 0; i < SHARES; i++) {
         scene.share[i].send_away = send_away;
-        budget_enter(&scene.budget, &scene.share[i]);
+        budget_enter(&scene.budget, &scene.group[are_two && i >= 2], &scene.share[i]);
     }
     return 0;
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    return open_scene(false);
+}
+
+/* Shares 0 and 1 are of one group, 2 and 3 of another. */
+static int set_up_two(void **state)
+{
+    (void)state;
+    return open_scene(true);
 }
 
 static int tear_down(void **state)
@@ -53,6 +66,8 @@ static int tear_down(void **state)
         budget_leave(&scene.share[i]);
     }
     assert_int_equal(scene.budget.used, 0);
+    assert_int_equal(scene.budget.aside, 0);
+    assert_int_equal(scene.budget.group_count, 0);
     budget_close(&scene.budget);
     reactor_free(scene.reactor);
     return 0;
@@ -226,9 +241,100 @@ static void test_who_owes_is_sent_away_only_when_others_wait(void **state)
     assert_true(second.has_it);
 }
 
+/* ---- groups ---- */
+
+static void group_waits(unsigned group, bool waits)
+{
+    budget_group_waits(&scene.budget, &scene.group[group], waits);
+    turn();
+}
+
+static void test_what_a_group_that_waits_holds_is_not_counted(void **state)
+{
+    struct asker asker, other;
+
+    (void)state;
+    assert_true(begin(&asker, 0, 32 * MIB));
+    assert_true(begin(&asker, 1, 32 * MIB));
+    assert_false(begin(&other, 2, 32 * MIB));
+    group_waits(0, true);
+    assert_true(other.has_it);
+    assert_true(begin(&other, 3, 32 * MIB));
+    assert_int_equal(scene.budget.used, 64 * MIB);
+    give(0, 32 * MIB); /* of what is aside */
+    assert_int_equal(scene.budget.used, 64 * MIB);
+    assert_int_equal(scene.budget.aside, 32 * MIB);
+    group_waits(0, false);
+    assert_int_equal(scene.budget.used, 96 * MIB);
+    assert_false(begin(&asker, 0, 16 * MIB));
+    give(2, 32 * MIB);
+    assert_false(asker.is_over);
+    give(1, 32 * MIB);
+    assert_true(asker.has_it);
+}
+
+static void test_a_group_that_waits_gets_a_little_and_keeps_nobody_behind_it(void **state)
+{
+    struct asker asker, waits, other;
+
+    (void)state;
+    group_waits(0, true);
+    assert_true(begin(&asker, 0, 16 * MIB)); /* 64 MiB / 2, of two groups */
+    assert_false(begin(&waits, 1, 9 * MIB)); /* its part is 8 MiB */
+    assert_true(begin(&other, 2, 32 * MIB));
+    assert_false(waits.is_over);
+    give(0, 16 * MIB);
+    assert_true(waits.has_it);
+    give(1, 9 * MIB);
+    assert_true(begin(&asker, 0, 30 * MIB)); /* one request, however long */
+    assert_false(begin(&waits, 1, 9 * MIB));
+    group_waits(0, false);
+    assert_false(waits.is_over); /* 2 MiB are free */
+    give(2, 32 * MIB);
+    assert_true(waits.has_it);
+}
+
+static void test_no_more_than_the_budget_is_aside(void **state)
+{
+    struct asker asker, other;
+
+    (void)state;
+    assert_true(begin(&asker, 0, 32 * MIB));
+    assert_true(begin(&asker, 1, 32 * MIB));
+    group_waits(0, true);
+    assert_true(begin(&asker, 2, 32 * MIB));
+    group_waits(1, true);
+    assert_int_equal(scene.budget.aside, 64 * MIB);
+    assert_int_equal(scene.budget.used, 32 * MIB);
+    assert_false(begin(&other, 3, 32 * MIB));
+    group_waits(1, false);
+    assert_true(other.has_it);
+    assert_int_equal(scene.budget.used, 64 * MIB);
+}
+
+static void test_a_group_of_which_nothing_comes_back_for_seconds_waits(void **state)
+{
+    struct asker asker, other;
+    int64_t began = reactor_now();
+
+    (void)state;
+    assert_true(begin(&asker, 0, 32 * MIB));
+    assert_true(begin(&asker, 1, 32 * MIB));
+    assert_false(begin(&other, 2, 32 * MIB));
+    wait_for(&other);
+    assert_true(other.has_it);
+    assert_in_range(reactor_now() - began, 2 * SECOND, 8 * SECOND);
+    give(0, 32 * MIB);
+    assert_true(scene.group[0].hangs);
+    give(1, 32 * MIB);
+    assert_false(scene.group[0].hangs);
+    assert_int_equal(scene.budget.used, 32 * MIB);
+}
+
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST_OF_TWO(name) cmocka_unit_test_setup_teardown(name, set_up_two, tear_down)
+#define TEST(name)        cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         TEST(test_one_gets_no_more_than_it_leaves),
         TEST(test_a_part_is_everyones_whatever_others_hold),
@@ -237,6 +343,10 @@ int main(void)
         TEST(test_a_request_beyond_all_is_served_though_small_ones_go_on),
         TEST(test_the_end_of_a_share_ends_its_wait),
         TEST(test_who_owes_is_sent_away_only_when_others_wait),
+        TEST_OF_TWO(test_what_a_group_that_waits_holds_is_not_counted),
+        TEST_OF_TWO(test_a_group_that_waits_gets_a_little_and_keeps_nobody_behind_it),
+        TEST_OF_TWO(test_no_more_than_the_budget_is_aside),
+        TEST_OF_TWO(test_a_group_of_which_nothing_comes_back_for_seconds_waits),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

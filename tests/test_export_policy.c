@@ -392,6 +392,8 @@ static void live_through_a_failed_sync(void)
     assert_true(export_session_read_only(old));
     task_sleep(100 * MS);
     assert_false(read.done || read_old.done || flushed.done || counting.ended);
+    assert_int_equal(atomic_load(&export->stats.delayed), 3);
+    assert_true(export->memory.waits);
     fail_ops(0, 0);
     fault.is_gone = false;
     assert_int_equal(end(&flushed), 0);
@@ -404,6 +406,8 @@ static void live_through_a_failed_sync(void)
     assert_memory_equal(back, pattern, 4096);
     assert_int_equal(back[4096 + 5], 5 + 1);
     assert_int_equal(reopened(), 1);
+    assert_int_equal(atomic_load(&export->stats.delayed), 0);
+    assert_false(export->memory.waits);
     holds_pattern(8 * MIB, 3);
     assert_int_equal(request(VDISK_READ, 4096, back, 4096), 0);
     assert_int_equal(back[9], 0);

@@ -204,7 +204,7 @@ static void test_memory_is_bounded_over_all_connections_by_threads(void **state)
     much_at_once(true);
 }
 
-/* --- clients that do not do their part ------------------------------------------------------ */
+/* --- exports that wait ---------------------------------------------------------------------- */
 
 static bool has_come(int fd)
 {
@@ -212,6 +212,52 @@ static bool has_come(int fd)
 
     return poll(&readable, 1, 0) > 0;
 }
+
+#define LIMITED 6u
+
+/* Clients of an export that may write little have asked for all that there is to hold data:
+ * that is its own affair, and another export has what it needs meanwhile, also for requests that
+ * are longer than the part of each. */
+static void test_who_waits_for_a_limit_does_not_hold_up_other_exports(void **state)
+{
+    static const struct limit_settings little = {
+        .kind = {[LIMIT_WRITE_BYTES] = {.rate = 256 << 10}}};
+    static uint8_t data[MIB], back[MIB];
+    struct load_server server = {
+        .reactors = 1, .memory_bytes = 16 * MIB, .exports = 2, .connections_max = LIMITED + 1};
+    int limited[LIMITED], other;
+    int64_t began, took;
+
+    (void)state;
+    load_start(&server);
+    load_set_limits(&server, false, &little);
+    memset(data, 0x6b, sizeof(data));
+    for (unsigned i = 0; i < LIMITED; i++)
+        limited[i] = load_attach(0);
+    other = load_attach(1);
+    for (unsigned i = 0; i < LIMITED; i++)
+        load_ask(limited[i], NBD_CMD_WRITE, i * MIB, data, MIB);
+    began = reactor_now();
+    for (unsigned i = 0; i < 8; i++) {
+        load_ask(other, NBD_CMD_WRITE, i * MIB, data, MIB);
+        (void)load_reply(other, NULL, 0);
+        load_ask(other, NBD_CMD_READ, i * MIB, NULL, MIB);
+        (void)load_reply(other, back, MIB);
+        assert_memory_equal(data, back, MIB);
+    }
+    took = reactor_now() - began;
+    print_message("16 requests of another export took %.2f s\n", (double)took / SECOND);
+    assert_true(took < 2 * SECOND);
+    assert_false(has_come(limited[LIMITED - 1]));
+    for (unsigned i = 0; i < LIMITED; i++) {
+        (void)load_reply(limited[i], NULL, 0);
+        close(limited[i]);
+    }
+    close(other);
+    load_stop(&server);
+}
+
+/* --- clients that do not do their part ------------------------------------------------------ */
 
 /* One block; nanoseconds that it took. */
 static int64_t small_request(int fd)
@@ -309,11 +355,13 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_memory_is_bounded_over_all_connections_by_io_uring),
         cmocka_unit_test(test_memory_is_bounded_over_all_connections_by_threads),
+        cmocka_unit_test(test_who_waits_for_a_limit_does_not_hold_up_other_exports),
         cmocka_unit_test(test_a_payload_that_trickles_holds_others_back_for_seconds_only),
         cmocka_unit_test(test_replies_not_taken_hold_others_back_for_seconds_only),
     };
 
     if (vdisk_init())
         return 1;
+    
     return cmocka_run_group_tests(tests, load_set_up, load_tear_down);
 }

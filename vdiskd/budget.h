@@ -8,6 +8,12 @@
  * itself never more than it leaves. More than that half is given to one request at a time: so no
  * more is held than the budget, that half again, and the longest request.
  *
+ * The shares of one export are a group. What a group holds while it waits for something of its own
+ * -- a limit, a disk that is full or fails -- is set aside: it is not counted, so others have the
+ * whole budget meanwhile; and beyond their parts its shares get, all of them, an even part of the
+ * other half, or one request. A group of whose bytes none have come back for seconds, while another
+ * waits for them, is taken to wait as well: its disk hangs. At most as much as the budget is aside.
+ *
  * While one waits for a second and more, clients that hold memory and do not do their part are
  * watched: who owes bytes (of a payload that it began, of replies that it does not take) has 10
  * seconds, and one for each MiB of them; then it is sent away.
@@ -24,9 +30,12 @@ struct budget_waiter;
 struct budget {
     struct reactor *reactor;
     uint64_t bytes, used;
-    uint64_t part; /* what each share may always take */
+    uint64_t aside; /* held and not in `used` */
+    uint64_t part;  /* what each share may always take */
     unsigned shares;
     struct budget_share *first;
+    struct budget_group *groups;
+    unsigned group_count;
     struct budget_waiter *head, **tail;
     struct reactor_op timer;
     bool armed;
@@ -39,8 +48,20 @@ struct budget_debt {
     unsigned seen, seconds; /* since when it is the same */
 };
 
+/* All zero before its first share; without any, nothing is in it. */
+struct budget_group {
+    struct budget_group *next, *previous;
+    unsigned shares;
+    uint64_t held, aside;
+    bool waits;             /* so says its owner */
+    bool hangs;             /* until what is aside has come back */
+    unsigned given;         /* times that bytes came back */
+    unsigned seen, seconds; /* since when it is the same */
+};
+
 struct budget_share {
     struct budget *budget;
+    struct budget_group *group;
     struct budget_share *next, *previous;
     uint64_t held;
     bool ended;
@@ -52,7 +73,7 @@ void budget_open(struct budget *budget, struct reactor *reactor, uint64_t bytes)
 /* Without shares; takes steps of the reactor. */
 void budget_close(struct budget *budget);
 
-void budget_enter(struct budget *budget, struct budget_share *share);
+void budget_enter(struct budget *budget, struct budget_group *group, struct budget_share *share);
 /* Nothing is held. */
 void budget_leave(struct budget_share *share);
 
@@ -62,6 +83,8 @@ bool budget_take(struct budget_share *share, uint64_t bytes);
 bool budget_has_room(const struct budget_share *share);
 void budget_seize(struct budget_share *share, uint64_t bytes);
 void budget_give(struct budget_share *share, uint64_t bytes);
+/* Whether requests of the group wait for something of its own. Costs little when that is known. */
+void budget_group_waits(struct budget *budget, struct budget_group *group, bool waits);
 /* Who waits for it, now and later, does not get anything. */
 void budget_end(struct budget_share *share);
 

@@ -183,11 +183,11 @@ static void add_figures(json_t *root, const struct vdisk_figures *figures)
 static json_t *stats_json(const struct stats *stats, const struct vdisk_figures *figures)
 {
     static const char *const names[STATS_OPS] = {"read", "write", "flush", "discard", "zero"};
-    json_t *root = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "in_flight", load(&stats->in_flight),
-                             "throttled", load(&stats->throttled), "waiting_for_space",
-                             load(&stats->waiting_for_space), "reopened", load(&stats->reopened),
-                             "integrity_errors", load(&stats->integrity_errors), "sessions_total",
-                             load(&stats->sessions_total));
+    json_t *root = json_pack(
+        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "in_flight", load(&stats->in_flight), "delayed",
+        load(&stats->delayed), "throttled", load(&stats->throttled), "waiting_for_space",
+        load(&stats->waiting_for_space), "reopened", load(&stats->reopened), "integrity_errors",
+        load(&stats->integrity_errors), "sessions_total", load(&stats->sessions_total));
 
     for (unsigned op = 0; op < STATS_OPS; op++) {
         const struct stats_counter *counter = &stats->op[op];

@@ -153,6 +153,12 @@ void export_arm(struct export *export, struct reactor_op *timer, bool *armed, in
     reactor_submit(export->lane->reactor, timer);
 }
 
+void export_note_waits(struct export *export)
+{
+    budget_group_waits(&export->lane->budget, &export->memory,
+                       export->limited.head || export->waiting.head || export->reopening);
+}
+
 /* ---- the end of a request ---- */
 
 static enum stats_op counted_as(enum vdisk_request_op op)
@@ -182,6 +188,10 @@ void export_finish(struct export_request *request)
               reactor_now() - request->began, result);
     if (is_damage(result))
         export_tell_failure(export, request->request.offset, result);
+    if (request->delayed)
+        export_delay_over(request);
+    if (export->memory.waits)
+        export_note_waits(export);
     request->done(request);
 }
 
@@ -201,7 +211,9 @@ void export_start(struct export_request *request)
     struct export *export = session->export;
 
     if (export->reopening) {
+        export_delay(request, VDISK_E_FAILED);
         export_push(&export->waiting, request);
+        export_note_waits(export);
         return;
     }
     if (!export->image || session->lost) { /* it ends, but not within export_submit() */
@@ -256,6 +268,7 @@ static void limit_over(struct reactor_op *timer)
         }
         export_start(export_pop(&export->limited));
     }
+    export_note_waits(export);
 }
 
 void export_submit(struct export_session *session, struct export_request *request)
@@ -265,6 +278,7 @@ void export_submit(struct export_session *session, struct export_request *reques
 
     request->session = session;
     request->began = reactor_now();
+    request->delayed = false;
     atomic_fetch_add_explicit(&export->stats.in_flight, 1, memory_order_relaxed);
     if (!export->limited.head)
         delay = ask_limits(export, request, false);
@@ -274,6 +288,7 @@ void export_submit(struct export_session *session, struct export_request *reques
     }
     atomic_fetch_add_explicit(&export->stats.throttled, 1, memory_order_relaxed);
     export_push(&export->limited, request);
+    export_note_waits(export);
     wait_for_limit(export, delay);
 }
 
@@ -438,9 +453,9 @@ struct reactor *export_reactor(const struct export *export)
     return export->lane->reactor;
 }
 
-struct budget *export_budget(struct export *export)
+void export_budget_enter(struct export *export, struct budget_share *share)
 {
-    return &export->lane->budget;
+    budget_enter(&export->lane->budget, &export->memory, share);
 }
 
 struct stats *export_stats(struct export *export)

@@ -27,7 +27,7 @@
 #include "stats.h"
 #include "vdisk/vdisk.h"
 
-struct budget;
+struct budget_share;
 struct export;
 struct export_session;
 struct exports; /* the table of them, and the threads that serve them */
@@ -136,8 +136,8 @@ void export_get_info(struct export *export, struct export_info *info);
 /* The image's; zeros while it is opened anew. By a task of any reactor. */
 void export_get_figures(struct export *export, struct vdisk_figures *figures);
 struct reactor *export_reactor(const struct export *export);
-/* Of what its clients may make that thread hold. */
-struct budget *export_budget(struct export *export);
+/* On that thread: a share of what its clients may make it hold. */
+void export_budget_enter(struct export *export, struct budget_share *share);
 struct stats *export_stats(struct export *export);
 struct limit_group *export_limits(struct export *export);
 
@@ -177,6 +177,7 @@ struct export_request {
     /* The export's. */
     struct export_session *session;
     struct export_request *next;
+    bool delayed; /* has waited for the disk */
     int64_t began;
     struct export_kept *kept;
     uint64_t mark;

@@ -96,6 +96,7 @@ struct export
     struct vdisk_unlocked *unlocked; /* to open it anew */
     size_t cache_bytes;              /* 0: an even share */
     struct limit_group *limits, *group;
+    struct budget_group memory; /* of clients' data */
     struct export_filling filling;
     struct stats stats;
 
@@ -138,6 +139,9 @@ struct export_request *export_pop(struct export_queue *queue);
 void export_arm(struct export *export, struct reactor_op *timer, bool *armed, int64_t delay);
 /* Hands the request to the image, or lets it wait for that. */
 void export_start(struct export_request *request);
+/* What clients have in memory for it is not counted while it waits (budget.h); after a change of
+ * that. */
+void export_note_waits(struct export *export);
 /* The request has its result. */
 void export_finish(struct export_request *request);
 /* A request or call has left the image. */
@@ -149,6 +153,11 @@ void export_refresh(struct export *export);
 
 /* The image has ended it: finishes it, or lets it wait by policy. */
 void export_over(struct export_request *request);
+/* It waits for the disk, which is full or fails (`why`), until it has ended: is counted, and told
+ * of the first one. */
+void export_delay(struct export_request *request, int why);
+/* The end of that. */
+void export_delay_over(struct export_request *request);
 /* Lets it wait for the next try. */
 void export_wait(struct export_request *request, int64_t delay);
 /* Starts everything that waits for a try. */

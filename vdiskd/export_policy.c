@@ -143,6 +143,7 @@ static void reopen(void *arg)
         task_sleep(TRY_AGAIN_NS);
     }
     export->reopening = false;
+    export_note_waits(export);
     task_wake(&export->remover);
     if (!export->image)
         return; /* it is being removed; that looks after what waits */
@@ -177,8 +178,29 @@ void export_wait(struct export_request *request, int64_t delay)
     struct export *export = request->session->export;
 
     export_push(&export->waiting, request);
+    export_note_waits(export);
     export->retry_timer.done = try_again;
     export_arm(export, &export->retry_timer, &export->retry_armed, delay);
+}
+
+void export_delay(struct export_request *request, int why)
+{
+    struct export *export = request->session->export;
+
+    if (request->delayed)
+        return;
+    request->delayed = true;
+    if (atomic_fetch_add_explicit(&export->stats.delayed, 1, memory_order_relaxed) == 0)
+        tell(export, LOG_ERROR, "requests-wait", why);
+}
+
+void export_delay_over(struct export_request *request)
+{
+    struct export *export = request->session->export;
+
+    request->delayed = false;
+    if (atomic_fetch_sub_explicit(&export->stats.delayed, 1, memory_order_relaxed) == 1)
+        tell(export, LOG_WARNING, "requests-wait-over", request->request.result);
 }
 
 void export_restart(struct export *export)
@@ -206,6 +228,7 @@ void export_over(struct export_request *request)
         export_finish(request);
         return;
     }
+    export_delay(request, result);
     if (is_full(result))
         atomic_fetch_add_explicit(&export->stats.waiting_for_space, 1, memory_order_relaxed);
     if (!export->reopening && vdisk_failed(export->image))

@@ -50,6 +50,7 @@ VALUE(integrity_errors)
 VALUE(filled_bytes)
 VALUE(filled_to)
 VALUE(in_flight)
+VALUE(delayed)
 VALUE(sessions_total)
 
 #define FIGURE(field)                                                                              \
@@ -69,6 +70,8 @@ static const struct family families[] = {
     {"vdisk_export_sessions", "gauge", "Clients that are attached.", sessions_of},
     {"vdisk_export_sessions_total", "counter", "Clients that have attached.", sessions_total_of},
     {"vdisk_export_in_flight", "gauge", "Requests that have not ended.", in_flight_of},
+    {"vdisk_export_delayed", "gauge", "Of these, those that a full or failing disk keeps waiting.",
+     delayed_of},
     {"vdisk_export_throttled_total", "counter", "Requests that waited for a limit.", throttled_of},
     {"vdisk_export_waiting_for_space_total", "counter", "Times that a full disk was waited for.",
      waiting_for_space_of},

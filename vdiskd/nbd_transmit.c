@@ -254,7 +254,7 @@ static void send_away(struct budget_share *share)
 void nbd_transmit(struct nbd_conn *conn)
 {
     conn->share.send_away = send_away;
-    budget_enter(export_budget(conn->export), &conn->share);
+    export_budget_enter(conn->export, &conn->share);
     conn->in = malloc(NBD_IN_BYTES);
     conn->ops = calloc(NBD_OPS_MAX, sizeof(*conn->ops));
     if (!conn->in || !conn->ops)

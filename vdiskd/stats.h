@@ -35,6 +35,7 @@ struct stats {
     atomic_uint_fast64_t filled_bytes;      /* copied from the image's source */
     atomic_uint_fast64_t filled_to;         /* how far that has come in the drive, bytes */
     atomic_uint_fast64_t in_flight;
+    atomic_uint_fast64_t delayed; /* of them, those that have waited for a full or failing disk */
     atomic_uint_fast64_t sessions_total;
 };
 

@@ -202,7 +202,7 @@ static int begin(struct vhost_conn *conn, struct vdisk_error *error)
 
     if (result)
         return result;
-    budget_enter(export_budget(conn->export), &conn->share);
+    export_budget_enter(conn->export, &conn->share);
     export_get_info(conn->export, &info);
     vhost_blk_serial(conn->serial, info.image_id);
     conn->cluster_bytes = info.cluster_bytes;
