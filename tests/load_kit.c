@@ -88,13 +88,12 @@ static void tell(struct serving *serving)
         stats = export_stats(export);
         writes = &stats->op[STATS_WRITE];
         (void)fprintf(stderr,
-                      "server: %s, by %s: %llu requests in flight; %llu writes in %.3f s, %llu "
-                      "failed; waited for space %llu times, opened anew %llu times\n",
+                      "server: %s, by %s: %llu requests in flight, %llu wait for the disk; %llu "
+                      "writes in %.3f s, %llu failed; opened anew %llu times\n",
                       name, reactor_backend(export_reactor(export)),
-                      (unsigned long long)stats->in_flight, (unsigned long long)writes->count,
-                      (double)writes->nanoseconds / 1e9, (unsigned long long)writes->errors,
-                      (unsigned long long)stats->waiting_for_space,
-                      (unsigned long long)stats->reopened);
+                      (unsigned long long)stats->in_flight, (unsigned long long)stats->delayed,
+                      (unsigned long long)writes->count, (double)writes->nanoseconds / 1e9,
+                      (unsigned long long)writes->errors, (unsigned long long)stats->reopened);
         export_put(export);
     }
 }
