@@ -362,6 +362,6 @@ int main(void)
 
     if (vdisk_init())
         return 1;
-    
+
     return cmocka_run_group_tests(tests, load_set_up, load_tear_down);
 }

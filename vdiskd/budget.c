@@ -51,7 +51,6 @@ static bool group_may(const struct budget_share *share, uint64_t bytes)
 {
     const struct budget *budget = share->budget;
     const struct budget_group *group = share->group;
-
     uint64_t counted = group->held - group->aside;
 
     return !(group->waits || group->hangs) || counted == 0 ||
