@@ -346,7 +346,7 @@ mutant 'of the groups of a peer only the first counts' vdiskd/control_access.c \
 mutant 'damage that is found in the background is not told' vdiskd/export.c \
     "$(within export_pump '/look_for_damage/d')" test_exports
 mutant 'data of clients is taken beyond the budget' vdiskd/budget.c \
-    's/bytes == 0 \|\| is_in_part/1 || is_in_part/' test_budget
+    's/bytes == 0 \|\| may_have/1 || may_have/' test_budget
 mutant 'requests are charged half of what they cost' vdiskd/limit.c \
     "$(within claim 's/\.cost = (.*),$/.cost = \1 \/ 2,/')" test_limit
 mutant 'a process that was stopped makes up for hours' vdiskd/limit.c \
