@@ -58,7 +58,7 @@ if lab_is_outside; then
     fi
     cp $firmware bios
     t 'a disk is made that boots' make_disk disk.raw 32
-    kvm_is_fast || { lab "$0" serial 240 disk.raw bios; exit; }
+    kvm_is_fast || { lab "$0" serial disk.raw bios; exit; }
 fi
 
 if [ "$(id -u)" != 0 ]; then

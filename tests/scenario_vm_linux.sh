@@ -10,8 +10,8 @@
 # shellcheck source-path=SCRIPTDIR source=lib_lab.sh
 . "$VDISK_SRC/tests/lib_lab.sh"
 
-kills=3 seconds=240
-[ "${VDISK_TEST_LONG:-0}" != 1 ] || kills=50 seconds=900
+kills=3
+[ "${VDISK_TEST_LONG:-0}" != 1 ] || kills=50
 
 if lab_is_outside; then
     GUEST_PROGRAMS+=(hwclock)
@@ -19,7 +19,7 @@ if lab_is_outside; then
     lab_guest_initrd initrd "$VDISK_SRC/tests/guest_vm_init.sh"
     cp "$KERNEL_CACHE/cloud-amd64/vmlinuz" cloud
     cp "$KERNEL_CACHE/amd64/vmlinuz" generic
-    kvm_is_fast || { lab "$0" serial $seconds initrd cloud generic; exit; }
+    kvm_is_fast || { lab "$0" serial initrd cloud generic; exit; }
 fi
 
 serve_both() {

@@ -16,7 +16,7 @@ if lab_is_outside; then
     lab_ready || exit 0
     lab_guest_initrd initrd "$VDISK_SRC/tests/guest_vm_told.sh"
     cp "$KERNEL_CACHE/cloud-amd64/vmlinuz" cloud
-    lab "$0" serial 240 initrd cloud
+    lab "$0" serial initrd cloud
     exit
 fi
 

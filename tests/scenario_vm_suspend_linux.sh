@@ -7,14 +7,14 @@
 # shellcheck source-path=SCRIPTDIR source=lib_lab.sh
 . "$VDISK_SRC/tests/lib_lab.sh"
 
-times=3 seconds=240
-[ "${VDISK_TEST_LONG:-0}" != 1 ] || times=30 seconds=1800
+times=3
+[ "${VDISK_TEST_LONG:-0}" != 1 ] || times=30
 
 if lab_is_outside; then
     lab_ready || exit 0
     lab_guest_initrd initrd "$VDISK_SRC/tests/guest_vm_suspend_init.sh"
     cp "$KERNEL_CACHE/amd64/vmlinuz" generic
-    kvm_is_fast || { lab "$0" serial $seconds initrd generic; exit; }
+    kvm_is_fast || { lab "$0" serial initrd generic; exit; }
 fi
 
 vm=s$$
