@@ -28,13 +28,14 @@ lab_root() {
 }
 
 # lab_boot INITRAMFS SECONDS VARIABLES QEMU_OPTION...: what the script says is standard output; at last
-# `LAB ends STATUS`. With LAB_DISK among the variables, that has a file system for /work.
+# `LAB ends STATUS`, or half a minute before its time is over, what each thread in there is at. With
+# LAB_DISK among the variables, that has a file system for /work.
 lab_boot() {
     # Each processor has its thread: with one for both, QEMU 7.2 now and then gives the guest in there
     # an interrupt twice, which ends its kernel.
     exec timeout "$2" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 2G \
         -nodefaults -display none -no-reboot -serial stdio "${@:4}" \
         -kernel "$KERNEL_CACHE/cloud-amd64/vmlinuz" -initrd "$1" -append \
-        "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check $3" \
+        "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check LAB_SECONDS=$2 $3" \
         </dev/null 2>qemu.err
 }

@@ -29,6 +29,22 @@ if [ -n "${LAB_DISK:-}" ]; then
 fi
 
 export PATH=/bin:/sbin HOME=/ LC_ALL=C
+
+# What each thread is at, and how long it has run, for whoever reads why the lab came to no end.
+tell_state() {
+    echo "# time runs short, at $(cut -d ' ' -f 1 /proc/uptime) s: thread, state and ticks, where it waits"
+    for task in /proc/[0-9]*/task/*; do
+        readlink "${task%/task/*}/exe" >/dev/null || continue # the kernel's own
+        echo "#   ${task##*/} $(cat "$task/comm"): $(sed 's/.*) //' "$task/stat" | cut -d ' ' -f 1,12,13)" \
+            "$(head -n 3 "$task/stack" | sed 's/^[^ ]* //' | tr '\n' ' ')"
+    done
+    for file in /work/serial /work/*/serial /work/err /work/*/err; do
+        [ ! -s "$file" ] || { echo "#   $file:" && tail -n 5 "$file" | sed 's/^/#   | /'; }
+    done
+}
+if [ -n "${LAB_SECONDS:-}" ]; then
+    (sleep $((LAB_SECONDS - 30)) && tell_state && sleep 5 && tell_state) 2>/dev/null &
+fi
 lab_machine &
 export VDISK=/bin/vdisk VDISK_SRC=/src TMPDIR=/work VDISK_LAB=1
 echo "# the lab is up: $(cut -d ' ' -f 1 /proc/uptime) s"

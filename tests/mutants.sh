@@ -347,6 +347,12 @@ mutant 'damage that is found in the background is not told' vdiskd/export.c \
     "$(within export_pump '/look_for_damage/d')" test_exports
 mutant 'data of clients is taken beyond the budget' vdiskd/budget.c \
     's/bytes == 0 \|\| may_have/1 || may_have/' test_budget
+mutant 'what an export holds while it waits keeps others waiting' vdiskd/budget.c \
+    "$(within set_aside 's/group->held - group->aside;/0;/')" test_budget
+mutant 'an export that waits for its limit does not tell the budget' vdiskd/export.c \
+    "$(within export_note_waits 's/export->limited\.head \|\| //')" test_nbd_memory
+mutant 'a request that a disk kept waiting is counted for ever' vdiskd/export.c \
+    "$(within export_finish 's/export_delay_over\(request\);/{}/')" test_export_policy
 mutant 'requests are charged half of what they cost' vdiskd/limit.c \
     "$(within claim 's/\.cost = (.*),$/.cost = \1 \/ 2,/')" test_limit
 mutant 'a process that was stopped makes up for hours' vdiskd/limit.c \
