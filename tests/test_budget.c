@@ -210,8 +210,12 @@ static void test_the_end_of_a_share_ends_its_wait(void **state)
 
 static void wait_for(const struct asker *asker)
 {
-    while (!asker->is_over)
+    int64_t began = reactor_now();
+
+    while (!asker->is_over) {
         reactor_step(scene.reactor, true);
+        assert_true(reactor_now() - began < 60 * SECOND);
+    }
 }
 
 static void test_who_owes_is_sent_away_only_when_others_wait(void **state)
